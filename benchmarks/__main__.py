@@ -24,7 +24,7 @@ from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
 _SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
-_OWN_FIELDS = {"document", *signature(thoughts).parameters}
+_OWN_FIELDS = {"document", "other_batch_size", *signature(thoughts).parameters}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
 app = typer.Typer(
@@ -94,9 +94,10 @@ def _latent_steps(
     settings: Annotated[str, typer.Option(metavar="S,S,…", help="of --latent-steps, compared with it")] = "auto,max:40",
     limit: Annotated[int, typer.Option(help="questions", min=1)] = 100,
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 8,
-    other_batch_size: Annotated[int, typer.Option(help="in those of the second full run", min=1)] = 1,
+    other_batch_size: Annotated[int, typer.Option(help="of the same runs once more", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 64,
     dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "auto",
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="of the runs; finished ones are read")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Measure what is saved where questions stop thinking early, and which answers change."""
@@ -114,7 +115,7 @@ def _latent_steps(
         max_new_tokens=max_new_tokens,
         dtype=dtype,
     )
-    measure_latent_steps(chosen, as_json=as_json)
+    measure_latent_steps(chosen, output, as_json=as_json)
 
 
 @app.command("vllm-memory")

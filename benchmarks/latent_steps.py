@@ -1,12 +1,15 @@
 """What is saved where questions stop thinking when their thoughts have converged, and which answers change.
 
-The same questions with all steps, with all steps in other batches (sums in another order: the noise of the full run),
-and with each setting of `--latent-steps`. Greedy, in this process, so that nothing else differs.
+The same questions with all steps and with each setting of `--latent-steps`, and the same in other batches: sums in
+another order are the noise of the full run, and what a step costs depends on the batch. Greedy, in this process, so
+that nothing else differs. With a folder a run that was finished is not run again.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +19,12 @@ from rich.table import Table
 
 from latentmas_ray import LatentMAS, load_run
 from latentmas_ray.cli.render.run_tables import results_console
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.models import LanguageModel, load_model
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.units import format_accuracy, format_number, format_seconds
+
+_SECONDS = "cpu_seconds.txt"  # in the folder of a run that was finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,7 @@ class LatentStepsSettings:
     settings: tuple[str, ...] = ("auto", "max:40")
     limit: int = 100
     batch_size: int = 8
-    other_batch_size: int = 1  # of the second full run
+    other_batch_size: int = 1  # of the same runs once more
     max_new_tokens: int = 64
     dtype: str = "auto"
 
@@ -51,45 +58,50 @@ class LatentStepsFigures:
     num_questions: int
 
 
-def measure_latent_steps(settings: LatentStepsSettings, *, as_json: bool) -> None:
-    """Run all settings and print the figures."""
+def measure_latent_steps(settings: LatentStepsSettings, output: Path | None, *, as_json: bool) -> None:
+    """Run all settings that are not in `output` yet, and print the figures. Raises InputError and RunError kinds."""
+    if settings.batch_size == settings.other_batch_size:
+        raise ConfigError("other_batch_size", settings.other_batch_size, "it must differ from the batch size")
     figures: list[LatentStepsFigures] = []
     full: dict[str, Answer] = {}
-    batches = (settings.batch_size, settings.other_batch_size)
-    for batch_size, runs in zip(
-        batches, ((str(settings.steps), *settings.settings), (str(settings.steps),)), strict=True
-    ):
-        for steps in runs:
-            answers, cpu_seconds = _answers(settings, steps, batch_size)
-            full = full or answers
-            figures.append(_figures(steps, batch_size, answers, full, cpu_seconds))
+    with ExitStack() as stack:
+        place = output or Path(stack.enter_context(TemporaryDirectory()))
+        lm = None
+        for batch_size in (settings.batch_size, settings.other_batch_size):
+            for steps in (str(settings.steps), *settings.settings):
+                folder = place / f"steps-{steps.replace(':', '-')}-batch-{batch_size}"
+                if not (folder / _SECONDS).exists():
+                    lm = lm or load_model(settings.model, dtype=settings.dtype)
+                    _run(settings, steps, batch_size, folder, lm)
+                answers = {answer.id: answer for answer in load_run(str(folder)).answers}
+                full = full or answers
+                seconds = float((folder / _SECONDS).read_text()) / len(answers)
+                figures.append(_figures(steps, batch_size, answers, full, seconds))
     if as_json:
         print(json.dumps({"settings": asdict(settings), "runs": [asdict(one) for one in figures]}, indent=2))
     else:
         results_console().print(_table(figures))
 
 
-def _answers(settings: LatentStepsSettings, steps: str, batch_size: int) -> tuple[dict[str, Answer], float]:
-    """Return the answers by question, and the processor time of answering, per question."""
-    with (
-        TemporaryDirectory() as folder,
-        LatentMAS(
-            settings.model,
-            runtime="local",
-            topology=settings.topology,
-            latent_steps=steps,
-            batch_size=batch_size,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=0.0,
-            dtype=settings.dtype,  # type: ignore[arg-type]
-        ) as mas,
-    ):
-        mas.evaluate(settings.task, limit=1, latent_steps=2)  # the warm-up
+def _run(settings: LatentStepsSettings, steps: str, batch_size: int, folder: Path, lm: LanguageModel) -> None:
+    """Answer the questions; write the processor time of answering. A run that was interrupted is measured again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with LatentMAS(
+        lm.model,
+        tokenizer=lm.chat.tokenizer,
+        task=settings.task,
+        runtime="local",
+        topology=settings.topology,
+        latent_steps=steps,
+        batch_size=batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=0.0,
+    ) as mas:
+        mas.evaluate(limit=1, latent_steps=2)  # the warm-up
         begin = time.process_time()
-        mas.evaluate(settings.task, limit=settings.limit, output=str(Path(folder) / "run"))
+        mas.evaluate(limit=settings.limit, output=str(folder))
         seconds = time.process_time() - begin
-        answers = {answer.id: answer for answer in load_run(str(Path(folder) / "run")).answers}
-    return answers, seconds / len(answers)
+    (folder / _SECONDS).write_text(f"{seconds}\n")
 
 
 def _figures(

@@ -54,5 +54,5 @@ def errors(
         typer.echo("\n".join(table(figures)))
         return
     flags = f"--model {shlex.quote(Path(model).name)} --tasks {tasks} --between {between} --guards {guards}"
-    sizes = f"--limit {limit} --batch-size {batch_size} --latent-steps {latent_steps}"
+    sizes = f"--limit {limit} --batch-size {batch_size} --latent-steps {latent_steps} --max-new-tokens {max_new_tokens}"
     write(Path(document), figures, settings, f"python -m benchmarks errors FOLDER {flags} {sizes}")

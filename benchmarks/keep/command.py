@@ -25,6 +25,9 @@ def keep(
     by: Annotated[
         str, typer.Option(metavar="WHO,…", help="who chooses: prompt, thoughts, reader, random")
     ] = "prompt,reader,random",
+    places: Annotated[
+        str, typer.Option(metavar="PLACE,…", help="also only these: numbers, names+numbers, facts, prompts")
+    ] = "",
     layers: Annotated[str, typer.Option(metavar="shared|own", help="what layers keep")] = _DEFAULTS.layers,
     latent_steps: Annotated[int, typer.Option(help="of each latent agent", min=0)] = _DEFAULTS.latent_steps,
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = _DEFAULTS.batch_size,
@@ -34,7 +37,8 @@ def keep(
     """Measure accuracy and pairing gain over the bytes that agents hand over.
 
     For each share of positions, chooser and codec two runs: of matched memory, and of another question's. FOLDER gets
-    an output folder for each, `table.md` and `curve.png`.
+    their answers, `table.md` and `curve.png`. Latent agents that read no other agent compute their memory once for all
+    codecs; of others each run is an output folder.
     """
     settings = KeepBenchSettings(
         model=model,
@@ -45,6 +49,7 @@ def keep(
         keep=_shares(shares),
         codecs=tuple(codecs.split(",")),
         by=tuple(by.split(",")),
+        places=tuple(name for name in places.split(",") if name),
         layers=layers,
         latent_steps=latent_steps,
         batch_size=batch_size,

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.keep.settings import MEMORIES, NOTES, KeepBenchSettings, KeepCell
-from latentmas_ray import LatentMAS, Topology
-from latentmas_ray.config import make_config
-from latentmas_ray.report.runs import FinishedRun, load_run
+from benchmarks.keep.shared_runs import answers_file, run_shared
+from benchmarks.shared_memory.team import read_answers, shares_memory, team_topology
+from latentmas_ray import LatentMAS
+from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.report.runs import load_run
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
 from latentmas_ray.tasks.notes import notes_questions
-from latentmas_ray.topology import builtin_for, load_topology
+from latentmas_ray.topology import builtin_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,82 +33,100 @@ class KeepFigures:
 def measure(settings: KeepBenchSettings, report: Callable[[str], None]) -> list[KeepFigures]:
     """Run what is not there yet. Raises InputError and RunError kinds."""
     settings.output.mkdir(parents=True, exist_ok=True)
-    task, topology = _task_of(settings), load_topology(builtin_for(_name_of(settings), settings.topology))
-    cells = list(settings.cells())
-    for number, cell in enumerate(cells, start=1):
-        for memory in MEMORIES:
-            report(f"{number} of {len(cells)}: {cell.name}, {memory}")
-            _run(settings, cell, memory, task, topology)
+    config = _config(settings, _task_of(settings))
+    topology = team_topology(config)
+    if shares_memory(topology):
+        run_shared(settings, config, report)
+    elif settings.places:
+        raise ConfigError("places", settings.places[0], "it needs latent agents that read no other agent")
+    else:
+        cells = list(settings.cells())
+        for number, cell in enumerate(cells, start=1):
+            for memory in MEMORIES:
+                report(f"{number} of {len(cells)}: {cell.name}, {memory}")
+                _run(settings, cell, memory, config)
     return list(read_figures(settings))
 
 
 def read_figures(settings: KeepBenchSettings) -> Iterator[KeepFigures]:
     """Yield the figures of the cells in the output folder."""
-    exact = _scores(load_run(_folder(settings, full, "matched"))) if (full := _full_cell(settings)) else None
+    exact = _scores(settings, full, "matched") if (full := _full_cell(settings)) else None
     for cell in settings.cells():
-        matched, deranged = (load_run(_folder(settings, cell, memory)) for memory in MEMORIES)
-        scores = _scores(matched)
-        sent = [sum(one.num_bytes for one in answer.transfers) for answer in matched.answers]
+        scores, deranged = (_scores(settings, cell, memory) for memory in MEMORIES)
         yield KeepFigures(
             cell=cell,
             num_questions=len(scores),
-            sent_bytes=sum(sent) / len(sent),
+            sent_bytes=_sent_bytes(settings, cell),
             accuracy=sum(scores.values()) / len(scores),
             interval=accuracy_interval(list(scores.values())),
             lost=None if exact is None else _paired(exact, scores),
-            pairing_gain=_paired(_scores(deranged), scores),
+            pairing_gain=_paired(deranged, scores),
         )
 
 
-def _run(settings: KeepBenchSettings, cell: KeepCell, memory: str, task: Path, topology: Topology) -> None:
+def _config(settings: KeepBenchSettings, task: str) -> RunConfig:
+    """The configuration of all cells."""
+    return make_config(
+        {
+            "model": settings.model,
+            "dtype": settings.dtype,
+            "task": task,
+            "topology": builtin_for(settings.task, settings.topology),  # the task of notes is a file
+            "limit": settings.questions,
+            "latent_steps": settings.latent_steps,
+            "batch_size": settings.batch_size,
+            "max_new_tokens": settings.max_new_tokens,
+            "temperature": 0.0,
+            "runtime": "local",
+        }
+    )
+
+
+def _run(settings: KeepBenchSettings, cell: KeepCell, memory: str, config: RunConfig) -> None:
     folder = _folder(settings, cell, memory)
-    fields = {
-        "model": settings.model,
-        "dtype": settings.dtype,
-        "task": str(task),
-        "limit": settings.questions,
-        "memory": memory,
-        "keep": cell.keep,
-        "codec": cell.codec,
-        "latent_steps": settings.latent_steps,
-        "batch_size": settings.batch_size,
-        "max_new_tokens": settings.max_new_tokens,
-        "temperature": 0.0,
-        "runtime": "local",
-        "output": str(folder),
-        "resume": folder.exists(),
-    }
-    if cell.keep < 1:
-        fields |= {"keep_by": cell.by}
-        fields |= {} if cell.by == "random" else {"keep_layers": settings.layers}
-    with LatentMAS(make_config(fields), topology=topology) as system:
+    changes: dict[str, object] = {"memory": memory, "codec": cell.codec, "output": str(folder)}
+    choice = settings.choice(cell)
+    if cell.by == "random":
+        choice.pop("keep_layers", None)
+    given = config.model_dump(include=config.model_fields_set)
+    with LatentMAS(make_config({**given, **changes, **choice, "resume": folder.exists()})) as system:
         system.evaluate()
 
 
-def _task_of(settings: KeepBenchSettings) -> Path:
-    """Return the file of questions; that of the notes is written."""
+def _task_of(settings: KeepBenchSettings) -> str:
+    """Return the name or the file of the questions; that of the notes is written, as they have a seed of their own."""
     if settings.task != NOTES:
-        return Path(settings.task)
+        return settings.task
     path = settings.output / "questions.jsonl"
     rows = (json.dumps(question.record) for question in notes_questions(settings.questions, settings.seed))
     path.write_text("".join(f"{row}\n" for row in rows))
-    return path
-
-
-def _name_of(settings: KeepBenchSettings) -> str:
-    return NOTES if settings.task == NOTES else ""
+    return str(path)
 
 
 def _full_cell(settings: KeepBenchSettings) -> KeepCell | None:
-    return next((cell for cell in settings.cells() if cell.keep == 1 and cell.codec == "none"), None)
+    return next((cell for cell in settings.cells() if cell.keeps_all and cell.codec == "none"), None)
 
 
 def _folder(settings: KeepBenchSettings, cell: KeepCell, memory: str) -> Path:
     return settings.output / f"{cell.name}-{memory}"
 
 
-def _scores(run: FinishedRun) -> dict[str, float]:
-    return {answer.id: float(answer.correct) for answer in run.answers if answer.correct is not None}
+def _scores(settings: KeepBenchSettings, cell: KeepCell, memory: str) -> dict[str, float]:
+    found = read_answers(answers_file(settings, cell, memory), settings.identity)
+    if found is None:
+        answers = load_run(_folder(settings, cell, memory)).answers
+        found = {answer.id: float(answer.correct) for answer in answers if answer.correct is not None}
+    return found
+
+
+def _sent_bytes(settings: KeepBenchSettings, cell: KeepCell) -> float:
+    """Bytes of KV that were sent, per question."""
+    if (path := answers_file(settings, cell, "matched")).exists():
+        sent: list[int] = json.loads(path.read_text())["sent_bytes"]
+    else:
+        answers = load_run(_folder(settings, cell, "matched")).answers
+        sent = [sum(one.num_bytes for one in answer.transfers) for answer in answers]
+    return sum(sent) / len(sent)
 
 
 def _paired(base: dict[str, float], other: dict[str, float]) -> PairedDifference:

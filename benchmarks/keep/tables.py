@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.keep.measure import KeepFigures
+from benchmarks.keep.settings import SPOTS
 from latentmas_ray.bench.plot import save_figure
 from latentmas_ray.stats import PairedDifference
 from latentmas_ray.units import format_bytes
@@ -11,6 +12,7 @@ from latentmas_ray.units import format_bytes
 _COLUMNS = ("keep", "by", "codec", "bytes a question", "fewer", "accuracy, %", "to all, points", "P, points")
 # Safe for colour-blind readers (Okabe and Ito).
 _COLOURS = {"prompt": "#0072B2", "reader": "#D55E00", "random": "#555555", "thoughts": "#009E73"}
+_COLOURS |= {"numbers": "#B8578F", "names+numbers": "#A87000", "facts": "#2E8FC7", "prompts": "#000000"}
 _MARKERS = {"none": "o", "bf16": "^", "int8": "s", "int4": "D"}
 
 
@@ -23,8 +25,8 @@ def table(figures: Sequence[KeepFigures]) -> str:
         lines.append(
             _line(
                 (
-                    f"{cell.keep:g}",
-                    cell.by if cell.keep < 1 else "",
+                    "places" if cell.by in SPOTS else f"{cell.keep:g}",
+                    "" if cell.keeps_all else cell.by,
                     cell.codec,
                     format_bytes(round(one.sent_bytes)),
                     f"{most / one.sent_bytes:.2f} ×",
@@ -47,7 +49,7 @@ def draw(figures: Sequence[KeepFigures], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for by in dict.fromkeys(one.cell.by for one in figures):
         for codec in dict.fromkeys(one.cell.codec for one in figures):
-            own = [one for one in figures if one.cell.codec == codec and (one.cell.by == by or one.cell.keep == 1)]
+            own = [one for one in figures if one.cell.codec == codec and (one.cell.by == by or one.cell.keeps_all)]
             own.sort(key=lambda one: one.sent_bytes)
             sizes = [one.sent_bytes / 1000 for one in own]
             looks = {"color": _COLOURS[by], "marker": _MARKERS[codec], "label": f"{by}, {codec}", "linewidth": 1}

@@ -1,4 +1,8 @@
-"""The cells of the table: what is run, once, on one loaded model; each has a folder and is not run again."""
+"""The cells of the table: what is run, once, on one loaded model; each has a folder and is not run again.
+
+Where latent agents read one another every cell is a run of its own, with a run folder. Where they read nobody, one
+computation of their thoughts serves all cells (`shared_cells`).
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -49,6 +53,12 @@ class ThoughtBenchSettings:
     def folder(self) -> Path:
         """Where the cells of this model, task and topology are."""
         return self.output / self.label.replace(" ", "_")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a cell must have been run with to be read."""
+        names = ("model", "task", "topology", "limit", "batch_size", "max_new_tokens", "dtype")
+        return {name: getattr(self, name) for name in names}
 
     def config(self, rule: str, memory: str) -> RunConfig:
         """The configuration of all cells with this rule and control."""
@@ -117,6 +127,17 @@ def run_cells(settings: ThoughtBenchSettings, say: Callable[[str], None]) -> Non
             say(f"{settings.label}: {cell.rule}, {cell.memory}, {cell.steps} steps: {right}")
     for rule in settings.rules:
         lm = _measure_convergence(settings, rule, lm)
+
+
+def answers_file(settings: ThoughtBenchSettings, cell: ThoughtCell) -> Path:
+    """Where the answers of a cell are that has no run folder."""
+    return cell.folder(settings) / "answers.json"
+
+
+def num_converging(settings: ThoughtBenchSettings) -> int:
+    """The questions whose thoughts' convergence is drawn: all, if every rule's thoughts were computed once."""
+    is_shared = answers_file(settings, next(iter(plan_cells(settings)))).exists()
+    return settings.limit if is_shared else min(settings.limit, CONVERGENCE_QUESTIONS)
 
 
 def convergence_file(settings: ThoughtBenchSettings, rule: str) -> Path:

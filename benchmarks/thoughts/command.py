@@ -39,8 +39,10 @@ def thoughts(
 
     Started again with the same folder it continues; with another model it adds a table.
     """
-    from benchmarks.thoughts.cells import ThoughtBenchSettings, run_cells  # needs torch
+    from benchmarks.shared_memory.team import shares_memory, team_topology  # needs torch
+    from benchmarks.thoughts.cells import ThoughtBenchSettings, run_cells
     from benchmarks.thoughts.document import prepare_document, write_table
+    from benchmarks.thoughts.shared_cells import run_shared_cells
 
     settings = ThoughtBenchSettings(
         model=model,
@@ -57,9 +59,10 @@ def thoughts(
     )
     if document is not None:
         prepare_document(settings, document)
-    run_cells(settings, lambda line: typer.echo(line))
+    run = run_shared_cells if shares_memory(team_topology(settings.config("realign", "matched"))) else run_cells
+    run(settings, lambda line: typer.echo(line))
     if document is not None:
-        flags = {"model": model, "task": task, "topology": topology, "rules": rules, "steps": steps}
+        flags = {"model": Path(model).name, "task": task, "topology": topology, "rules": rules, "steps": steps}
         flags |= {"controls": controls, "limit": str(limit)}
         command = " ".join(f"--{name} {shlex.quote(value)}" for name, value in flags.items())
         write_table(settings, document, f"python -m benchmarks thoughts {command}")

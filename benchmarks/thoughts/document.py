@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.generated_part import GeneratedPart, table_lines
-from benchmarks.thoughts.cells import CONVERGENCE_QUESTIONS, ThoughtBenchSettings
+from benchmarks.thoughts.cells import ThoughtBenchSettings, num_converging
 from benchmarks.thoughts.figures import CellFigures, read_convergence, read_figures
 from benchmarks.thoughts.plot import draw_curves
 from latentmas_ray.bench.plot import check_matplotlib
@@ -42,9 +42,9 @@ def _part(settings: ThoughtBenchSettings) -> GeneratedPart:
 def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot: str, command: str) -> list[str]:
     controls = [memory for memory in settings.controls if memory != "matched"]
     names = [_NAMES.get(memory, f"over {memory}") for memory in controls]
-    columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts", "seconds"]
+    columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts", "latent-only − none"]
     rows = [columns, ["---", *("---:" for _ in columns[1:])], *(_row(one, controls) for one in figures)]
-    shown = min(settings.limit, CONVERGENCE_QUESTIONS)
+    shown = num_converging(settings)
     return [
         f"### {settings.label}",
         "",
@@ -58,7 +58,7 @@ def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot:
         "",
         f"![Accuracy over latent steps, and cosine to the thought before ({shown} questions)]({plot})",
         "",
-        "Lines of controls are means over all rules and steps.",
+        "Grey lines are means of a control over all rules and steps.",
     ]
 
 
@@ -66,7 +66,7 @@ def _row(one: CellFigures, controls: Sequence[str]) -> list[str]:
     accuracies = [_accuracy(one, memory) for memory in ("matched", *controls)]
     gains = [_gain(one.gains.get(memory)) for memory in controls]
     rule = one.rule if one.steps else "no thoughts"
-    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), f"{one.seconds:.0f}"]
+    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), _gain(one.thoughts_alone)]
 
 
 def _accuracy(one: CellFigures, memory: str) -> str:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.thoughts.cells import ThoughtBenchSettings, ThoughtCell, convergence_file, plan_cells
+from benchmarks.shared_memory.team import read_answers
+from benchmarks.thoughts.cells import ThoughtBenchSettings, ThoughtCell, answers_file, convergence_file, plan_cells
 from latentmas_ray import load_run
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
 
@@ -20,25 +21,16 @@ class CellFigures:
     accuracy: Mapping[str, tuple[float, tuple[float, float]]]  # with its 95 % interval
     gains: Mapping[str, PairedDifference]  # matched − control, by control
     over_no_thoughts: PairedDifference | None  # matched − matched without steps
+    thoughts_alone: PairedDifference | None  # latent-only − none
     num_questions: int
-    seconds: float  # of the matched run
 
 
 def read_figures(settings: ThoughtBenchSettings) -> list[CellFigures]:
     """The figures of all rules and numbers of steps, without steps first."""
     cells = list(plan_cells(settings))
-    scores: dict[ThoughtCell, Scores] = {}
-    seconds: dict[ThoughtCell, float] = {}
-    for cell in cells:
-        run = load_run(str(cell.folder(settings)))
-        scores[cell] = {answer.id: float(bool(answer.correct)) for answer in run.answers}
-        seconds[cell] = run.summary.seconds if run.summary else 0.0
+    scores = {cell: _scores(settings, cell) for cell in cells}
     plain = next((scores[cell] for cell in cells if cell.memory == "matched" and not cell.steps), None)
-    return [
-        _figures(cell, scores, seconds[cell], plain if cell.steps else None)
-        for cell in cells
-        if cell.memory == "matched"
-    ]
+    return [_figures(cell, scores, plain if cell.steps else None) for cell in cells if cell.memory == "matched"]
 
 
 def read_convergence(settings: ThoughtBenchSettings) -> dict[str, list[tuple[float, float, float]]]:
@@ -47,9 +39,15 @@ def read_convergence(settings: ThoughtBenchSettings) -> dict[str, list[tuple[flo
     return {rule: json.loads(path.read_text()) for rule, path in files.items() if path.exists()}
 
 
-def _figures(
-    cell: ThoughtCell, scores: Mapping[ThoughtCell, Scores], seconds: float, plain: Scores | None
-) -> CellFigures:
+def _scores(settings: ThoughtBenchSettings, cell: ThoughtCell) -> Scores:
+    found = read_answers(answers_file(settings, cell), settings.identity)
+    if found is None:
+        run = load_run(str(cell.folder(settings)))
+        found = {answer.id: float(bool(answer.correct)) for answer in run.answers}
+    return found
+
+
+def _figures(cell: ThoughtCell, scores: Mapping[ThoughtCell, Scores], plain: Scores | None) -> CellFigures:
     same = {
         other.memory: found
         for other, found in scores.items()
@@ -66,8 +64,8 @@ def _figures(
         },
         gains={memory: _paired(found, own) for memory, found in same.items() if memory != "matched"},
         over_no_thoughts=None if plain is None else _paired(plain, own),
+        thoughts_alone=_paired(same["none"], same["latent-only"]) if {"none", "latent-only"} <= same.keys() else None,
         num_questions=len(own),
-        seconds=seconds,
     )
 
 

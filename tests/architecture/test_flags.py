@@ -80,14 +80,14 @@ BENCHMARKS = {
     "mapped-words": "--models --questions --batch-size",
     "latent-steps": """
         --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
-        --json
+        --output --json
     """,
     "errors": """
         folder --model --tasks --between --guards --limit --batch-size --latent-steps --max-new-tokens --document
     """,
     "keep": """
-        --model --task --topology --dtype --questions --keep --codecs --by --layers --latent-steps --batch-size
-        --max-new-tokens --seed --output
+        --model --task --topology --dtype --questions --keep --codecs --by --places --layers --latent-steps
+        --batch-size --max-new-tokens --seed --output
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",

@@ -12,9 +12,10 @@ SMALL = ["--questions", "4", "--latent-steps", "1", "--batch-size", "4", "--max-
 
 
 def test_a_curve_of_two_points_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["keep", "--output", str(tmp_path), *SMALL, "--codecs", "none"]
+    flags = ["keep", "--output", str(tmp_path), *SMALL, "--codecs", "none", "--topology", "sequential"]
     assert main([*flags, "--keep", "1"]) == 0
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/results.jsonl")}
+    assert stamps, "agents that read one another: every cell is a run"
     assert main([*flags, "--keep", "1,0.25"]) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is there is not run again"
     table = (tmp_path / "table.md").read_text()
@@ -27,6 +28,25 @@ def test_a_curve_of_two_points_is_continued(tmp_path: Path, capsys: pytest.Captu
         assert other.memory_bytes + other.evicted_bytes == one.memory_bytes
         assert sum(read.num_bytes for read in other.transfers) == other.memory_bytes
         assert other == type(other).from_row(other.to_row())
+
+
+def test_memory_is_computed_once_where_agents_read_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["keep", "--output", str(tmp_path), *SMALL]
+    assert main([*flags, "--codecs", "none", "--keep", "1"]) == 0
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert len(stamps) == 2
+    assert main([*flags, "--codecs", "none,int8", "--keep", "1,0.25"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is there is not run again"
+    rows = [line.split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
+    assert [(row[0], row[2]) for row in rows] == [
+        ("| 1", "none"),
+        ("| 0.25", "none"),
+        ("| 1", "int8"),
+        ("| 0.25", "int8"),
+    ]
+    fewer = [float(row[4].removesuffix(" ×")) for row in rows]
+    assert fewer[0] == 1 < min(fewer[1:])
+    assert fewer[3] == max(fewer)
 
 
 @pytest.mark.parametrize(
