@@ -6,6 +6,7 @@ from latentmas_ray.config.choices import (
     DTypeName,
     EngineName,
     GuardName,
+    HintSource,
     KeepBy,
     KeepLayers,
     MemoryName,
@@ -16,6 +17,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.hints import HintsConfig
 from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
@@ -62,6 +64,8 @@ __all__ = [
     "DTypeName",
     "EngineName",
     "GuardName",
+    "HintSource",
+    "HintsConfig",
     "KeepBy",
     "KeepLayers",
     "LatentSteps",

@@ -4,6 +4,7 @@ from typing import Literal
 
 Method = Literal["single", "text", "latent"]
 MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none", "corrupted"]
+HintSource = Literal["own", "oracle"]
 RuntimeName = Literal["ray", "local"]
 EngineName = Literal["auto", "transformers", "vllm"]
 SamplerName = Literal["counter", "engine"]

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from latentmas_ray.config.hints import HintsConfig
 from latentmas_ray.config.parts import (
     MAX_DECODE_BATCH,
     MAX_NEW_TOKENS,
@@ -33,8 +34,9 @@ from latentmas_ray.config.values import is_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import with_home
 
-# Controls that are about texts too.
+# Controls that are about texts too; the second ones of runs with hints.
 _IN_TEXT = {("corrupted", "text")}
+_OF_HINTS_IN_TEXT = {("deranged", "text"), ("none", "text")}
 # Pydantic's messages start so; ours start with "it must".
 _SHOULD = re.compile(r"^(Input|String) should ")
 
@@ -46,6 +48,7 @@ class RunConfig(
     TransferConfig,
     WritingConfig,
     SamplingConfig,
+    HintsConfig,
     MethodConfig,
     TaskConfig,
     ModelConfig,
@@ -126,11 +129,15 @@ def _check_together(config: RunConfig) -> None:
         )
     if config.tp > 1 and config.runtime == "local":
         raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
-    if config.memory != "matched" and config.method != "latent" and (config.memory, config.method) not in _IN_TEXT:
+    in_text = _IN_TEXT | (set() if config.abstractions is None else _OF_HINTS_IN_TEXT)
+    if config.memory != "matched" and config.method != "latent" and (config.memory, config.method) not in in_text:
         expected = f"method {config.method} hands over no memory; use matched or method latent"
         if config.memory == "corrupted":
             expected = "one agent alone hands nothing on; use matched, or method latent or text"
         raise ConfigError("memory", config.memory, expected)
+    if config.abstractions is not None and config.method == "single":
+        expected = "one agent alone gets no hint; use method text or latent, with memory none for the solver alone"
+        raise ConfigError("abstractions", config.abstractions, expected)
     if config.guard != "off" and config.method != "latent":
         expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"
         raise ConfigError("guard", config.guard, expected)

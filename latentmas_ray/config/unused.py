@@ -72,6 +72,18 @@ UNUSED = (
         why="one process runs all agents, one after another",
     ),
     UnusedFields(
+        fields=("hints",),
+        when=lambda run: run.config.abstractions is None,
+        cause="abstractions",
+        why="no hints are asked for",
+    ),
+    UnusedFields(
+        fields=("hints",),
+        when=lambda run: run.config.memory == "none",
+        cause="memory",
+        why="the answering agent runs alone",
+    ),
+    UnusedFields(
         fields=("hardware",),
         when=lambda run: run.config.replicas != "auto",
         cause="replicas",

@@ -11,6 +11,7 @@ from latentmas_ray.config import (
     DTypeName,
     EngineName,
     GuardName,
+    HintSource,
     KeepBy,
     KeepLayers,
     MemoryName,
@@ -39,6 +40,8 @@ class RunFields(TypedDict, total=False):
     top_p: float
     max_new_tokens: int | None
     seed: int
+    abstractions: int | None
+    hints: HintSource
     engine: EngineName
     decode_batch: int | None
     sampler: SamplerName

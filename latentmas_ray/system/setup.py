@@ -44,7 +44,9 @@ from latentmas_ray.topology import (
     RenderedPrompts,
     Topology,
     apply_control,
+    apply_hints,
     apply_method,
+    ask_with_hints,
     builtin_for,
     corrupt_one,
     digest_topology,
@@ -116,6 +118,9 @@ class Setup:
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
         questions."""
+        if self.config.abstractions is not None:
+            expected = "hints are for an evaluation (evaluate); leave it out to ask single questions"
+            raise ConfigError("abstractions", self.config.abstractions, expected)
         if memory is not None:
             check_is_memory(memory)
         checked = self._controlled(tasks.questions_from(questions), self.config.memory, self.topology)
@@ -172,7 +177,7 @@ class Setup:
         is_changed: bool = False,
     ) -> Evaluation:
         """Return the evaluation of these questions under the configured control; `topology` is as that changes it."""
-        questions = self._controlled(asked, config.memory, topology)
+        questions = self._asked(config, topology, asked)
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
         for one in team_of(config, topology).models:
@@ -200,7 +205,7 @@ class Setup:
         topology = self._configured_topology(config)
         own_models(topology, config.model, config.models)
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
-        topology = apply_control(topology, config.memory)
+        topology = apply_control(apply_hints(topology, config), config.memory)
         check_layout(config, topology)
         if config.replicas == "auto":
             return topology
@@ -269,6 +274,13 @@ class Setup:
         # The name of a model object does not identify its weights.
         model = self._models.model
         return pinned if isinstance(model, str) else {**pinned, "weights_revision": model.weights_revision}
+
+    def _asked(self, config: RunConfig, topology: Topology, questions: Sequence[Question]) -> list[Question]:
+        """Return the questions of an evaluation as the agents see them: with hints, one for each hint of each. Raises
+        TaskError, and ConfigError for hints that cannot be."""
+        if config.abstractions is None:
+            return self._controlled(questions, config.memory, topology)
+        return ask_with_hints(questions, self._configured_topology(config), topology, config)
 
     def _controlled(self, questions: Sequence[Question], memory: MemoryName, topology: Topology) -> list[Question]:
         """Return the questions as the agents see them under a control. Raises TaskError."""

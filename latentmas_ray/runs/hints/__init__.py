@@ -1,0 +1,5 @@
+"""What a run with hints about its questions gives.
+
+rows     what a row has of its hint
+figures  the average over hints, the best of them, the vote of all answers, and how many hints leak
+"""
