@@ -14,6 +14,8 @@ from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.controls.adoption import Adoption, AdoptionFigures
+from latentmas_ray.runs.hints.rows import HintUse, hint_of_row
+from latentmas_ray.runs.hints.scores import HintFigures
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.tasks.question import NumberSource
 from latentmas_ray.topology.agent import AgentMemory
@@ -107,6 +109,7 @@ class Answer:
     batch_size: int | None = None  # questions in its batch; None in rows of older versions
     numbers_from: NumberSource | None = None  # whose numbers it has; None without notes that say so (task `facts`)
     adoption: Adoption | None = None  # what became of what one agent was told wrongly (memory corrupted)
+    hint: HintUse | None = None  # the hint that it was written with, in a run with hints
     trace: Trace | None = field(default=None, compare=False)  # if it was traced; stored in traces.jsonl
     returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
@@ -190,6 +193,7 @@ class Answer:
             **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
             **({"convergence": convergence} if convergence else {}),  # not in rows of older versions
             **({} if self.adoption is None else {"adoption": asdict(self.adoption)}),  # with memory corrupted
+            **({} if self.hint is None else {"hint": self.hint.to_row()}),  # in a run with hints
             **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
@@ -223,6 +227,7 @@ class Answer:
             batch_size=row.get("batch_size"),
             numbers_from=_one_of(NumberSource, row.get("numbers_from"), "numbers_from"),
             adoption=None if row.get("adoption") is None else _ADOPTION.validate_python(row["adoption"]),
+            hint=hint_of_row(row.get("hint")),
         )
 
 
@@ -298,6 +303,7 @@ class Summary:
     moved_bytes: int  # of all transfers
     exposed_seconds: float = 0.0  # mean per transfer: how long the reader waited after all memory was final
     adoption: AdoptionFigures | None = None  # with memory corrupted
+    hints: HintFigures | None = None  # of a run with hints
     codec: str = "none"
     relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec: RMS, of the worst transfer
     seconds: float  # wall clock of answering since the last start, without loading the models

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.runs.controls.adoption import adoption_of
+from latentmas_ray.runs.hints.rows import hint_use
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
 from latentmas_ray.runs.traces import Trace, judge_memory
 from latentmas_ray.scheduler.batch import Batch
@@ -64,6 +65,9 @@ def make_answers(
             continue
         at = {agent.name: finished.index_in(agent.name, question, answering) for agent in topology_index.agents}
         final = results[answering]
+        uses = {
+            name: _use(results[name], question.id, index, is_answering=name == answering) for name, index in at.items()
+        }
         answers.append(
             Answer(
                 id=question.id,
@@ -75,13 +79,11 @@ def make_answers(
                 correct=grade.correct,
                 numbers_from=grade.numbers_from,
                 seconds=finished.seconds,
-                agents={
-                    name: _use(results[name], question.id, index, is_answering=name == answering)
-                    for name, index in at.items()
-                },
+                agents=uses,
                 transfers=transfers[finished.index_in_batch(question)],
                 batch_size=len(batch.questions),
                 adoption=adoption_of(question.corruption, grade),
+                hint=hint_use(question, [use.text for use in uses.values() if use.text]),
                 trace=traces.get(question.id),
                 returned_memory=(memories or {}).get(question.id),
             )

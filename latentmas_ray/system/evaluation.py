@@ -18,6 +18,7 @@ from latentmas_ray.runs.accounting import busy_seconds
 from latentmas_ray.runs.controls.names import check_no_controls
 from latentmas_ray.runs.environment import describe_environment
 from latentmas_ray.runs.folder import check_folder_name
+from latentmas_ray.runs.hints.figures import hint_figures
 from latentmas_ray.runs.journal import CONFIG_NAME, Journal
 from latentmas_ray.runs.multi_seed import (
     SeedRun,
@@ -163,6 +164,7 @@ class Evaluation:
             warm_up=warm_up,
             made_with=describe_environment(config.runtime, info.description if info else None),
             layout_speed=measured.speed(),
+            hints=hint_figures(answers, {one.id: one for one in self._questions}, seed=config.seed),
         )
         if journal:
             summary = journal.finish(summary)

@@ -21,6 +21,7 @@ COMMANDS = {
         --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware --config --preset
+        --abstractions --hints
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",

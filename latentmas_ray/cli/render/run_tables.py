@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
-from latentmas_ray.cli.render.control_tables import adoption_text
+from latentmas_ray.cli.render.control_tables import adoption_text, hint_rows
 from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
@@ -52,6 +52,8 @@ def summary_table(summary: "Summary") -> RenderableType:
         rows["gains"] = f"not measured: {HOW_TO_GET}"
     if summary.adoption is not None:
         rows["wrong fact"] = adoption_text(summary.adoption)
+    if summary.hints is not None:
+        rows |= dict(hint_rows(summary.hints))
     rows |= dict(_remarks([summary]))
     return Group("", named_rows(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
 

@@ -1,64 +1,17 @@
-"""The figures of a run with m hints for each question and k answers with each hint (RLAD, arXiv 2510.02263).
-
-With a_{zj} = 1 if answer j with hint z is right, else 0, of one question:
-
-average      1/(mk) Σ_z Σ_j a_{zj}: what a hint is worth that nobody has chosen
-best hint    max_z 1/k Σ_j a_{zj}: of an oracle that knows which hint is the best one
-best answer  max_{z,j} a_{zj}: of an oracle that knows which answer is right
-voted        1 if the majority of all mk answers is right: of what can be had without an oracle
-
-each a mean over questions. The two oracles gain from the number of tries alone, so they are compared with the same
-figures of as many answers without a hint (memory none), which are in as many groups.
-"""
+"""Computes the figures of a run with hints, which `scores.py` explains."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from pydantic import ConfigDict
-
-from latentmas_ray.config import HintSource
-from latentmas_ray.runs.hints.rows import base_question
+from latentmas_ray.runs.hints.rows import question_of
+from latentmas_ray.runs.hints.scores import SCORES, HintFigures, HintScores, ScoreName, Scores
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.voting.answers import label_answers, option_labels
 from latentmas_ray.voting.rules import decide
 from latentmas_ray.voting.votes import QuestionVotes
-
-ScoreName = Literal["average", "best hint", "best answer", "voted"]
-SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
-Scores = Mapping[ScoreName, float]  # of one question
-
-
-@dataclass(frozen=True, kw_only=True)
-class HintScores:
-    """The means over questions, with their 95 % intervals (`stats.accuracy_interval`)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
-
-    num_questions: int
-    shares: Mapping[ScoreName, float]  # without `voted` for answers that cannot be compared, which are programs
-    intervals: Mapping[ScoreName, tuple[float, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HintFigures:
-    """The figures of a run. Hints that leak are part of `scores`; `without_leaks` leaves them out, and the questions of
-    which no hint is left."""
-
-    source: HintSource
-    num_hints: int  # of each question: m
-    num_answers: int  # with each hint: k
-    scores: HintScores
-    num_read: int  # hints in words, in which a leak can be found
-    num_leaks: int
-    without_leaks: HintScores | None = None  # None if no hint leaks, or none is left
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of summary.json."""
-        return asdict(self)
 
 
 class _Given(NamedTuple):
@@ -68,9 +21,7 @@ class _Given(NamedTuple):
     correct: bool
 
 
-def hint_figures(
-    answers: Sequence[Answer], questions: Mapping[str, Question], *, seed: int = 0
-) -> HintFigures | None:
+def hint_figures(answers: Sequence[Answer], questions: Mapping[str, Question], *, seed: int = 0) -> HintFigures | None:
     """Return the figures of a run; None without hints or golds. `questions` are those of the answers, by id; `seed`
     decides ties of votes."""
     used = [answer.hint for answer in answers if answer.hint is not None]
@@ -97,8 +48,14 @@ def score_questions(
     rows: dict[str, list[Answer]] = {}
     for answer in answers:
         if answer.hint is not None and _given(answer):
-            rows.setdefault(base_question(answer.id, answer.hint), []).append(answer)
+            rows.setdefault(question_of(answer), []).append(answer)
     return {name: _scores(name, own, questions[own[0].id], seed) for name, own in rows.items()}
+
+
+def mean_scores(runs: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+    """Return the means of each question's scores over runs with several seeds, of the questions of all of them."""
+    shared = [name for name in runs[0] if all(name in run for run in runs)] if runs else []
+    return {name: {score: fmean(run[name][score] for run in runs) for score in runs[0][name]} for name in shared}
 
 
 def compare_scores(base: Mapping[str, Scores], other: Mapping[str, Scores]) -> dict[ScoreName, PairedDifference]:
@@ -146,9 +103,7 @@ def _given(answer: Answer) -> list[_Given]:
 
 def _summed(found: Mapping[str, Scores]) -> HintScores:
     values = {
-        score: [one[score] for one in found.values()]
-        for score in SCORES
-        if all(score in one for one in found.values())
+        score: [one[score] for one in found.values()] for score in SCORES if all(score in one for one in found.values())
     }
     return HintScores(
         num_questions=len(found),

@@ -1,8 +1,9 @@
 """What a row of results has of the hint that its answer was written with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
@@ -52,8 +53,27 @@ def hint_use(question: Question, texts: Sequence[str]) -> HintUse | None:
     )
 
 
-def base_question(answer_id: str, hint: HintUse | Mapping[str, Any] | None) -> str:
-    """Return the id of the question that an answer is about: that of which it has one hint, else its own."""
-    if hint is None:
-        return answer_id
-    return hint.question if isinstance(hint, HintUse) else str(hint.get("question", answer_id))
+class RowOfQuestion(Protocol):
+    """A row of results: an `Answer`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def correct(self) -> bool | None: ...
+    @property
+    def hint(self) -> HintUse | None: ...
+
+
+def question_of(row: RowOfQuestion) -> str:
+    """Return the id of the question that a row is about: the one of which it has a hint, else its own."""
+    return row.id if row.hint is None else row.hint.question
+
+
+def mean_by_question(rows: Iterable[RowOfQuestion]) -> dict[str, float]:
+    """Return the share of each question's graded rows that are right: of one with hints the mean over these, else 0 or
+    1. Rows of one question belong together: they are no questions of their own where intervals are computed."""
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.correct is not None:
+            found.setdefault(question_of(row), []).append(row.correct)
+    return {name: fmean(each) for name, each in found.items()}
