@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.abstractions.command import abstractions
+from benchmarks.abstractions.settings import HintBenchSettings
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.errors.command import errors
@@ -23,7 +25,14 @@ from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
-_SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
+_SETTINGS = (
+    EngineBenchSettings,
+    ErrorsBenchSettings,
+    HintBenchSettings,
+    KeepBenchSettings,
+    ScalingBenchSettings,
+    SimulationSettings,
+)
 _OWN_FIELDS = {"document", *signature(thoughts).parameters}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
@@ -33,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.command("abstractions")(abstractions)
 app.command("engine")(engine)
 app.command("errors")(errors)
 app.command("scaling")(scaling)

@@ -90,6 +90,10 @@ BENCHMARKS = {
         --model --task --topology --dtype --questions --keep --codecs --by --layers --latent-steps --batch-size
         --max-new-tokens --seed --output
     """,
+    "abstractions": """
+        folder --model --dtype --tasks --sources --methods --budget --hints --controls-at --limit --batch-size
+        --latent-steps --temperature --max-new-tokens --seed --document
+    """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",

@@ -44,7 +44,8 @@ def hint_figures(answers: Sequence[Answer], questions: Mapping[str, Question], *
 def score_questions(
     answers: Iterable[Answer], questions: Mapping[str, Question], *, seed: int = 0
 ) -> dict[str, Scores]:
-    """Return the scores of each graded question, by the id of the question that has the hints."""
+    """Return the scores of each graded question, by the id of the question that has the hints. Rows with the same hint
+    are more answers with it."""
     rows: dict[str, list[Answer]] = {}
     for answer in answers:
         if answer.hint is not None and _given(answer):
@@ -69,9 +70,11 @@ def compare_scores(base: Mapping[str, Scores], other: Mapping[str, Scores]) -> d
 
 
 def _scores(name: str, rows: Sequence[Answer], question: Question, seed: int) -> Scores:
-    by_hint = [_given(row) for row in rows]
-    means = [fmean(one.correct for one in given) for given in by_hint]
-    every = [one for given in by_hint for one in given]
+    by_hint: dict[int, list[_Given]] = {}
+    for row in rows:
+        by_hint.setdefault(0 if row.hint is None else row.hint.number, []).extend(_given(row))
+    means = [fmean(one.correct for one in given) for given in by_hint.values()]
+    every = [one for number in sorted(by_hint) for one in by_hint[number]]
     scores: dict[ScoreName, float] = {
         "average": fmean(one.correct for one in every),
         "best hint": max(means),
