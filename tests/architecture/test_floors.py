@@ -34,6 +34,7 @@ SAME_FLOOR = {
     ("topology", "config"): "the forms of a number of latent steps; config knows no topology",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("tasks", "config"): "which model was trained for some of them; config knows no tasks",
+    ("voting", "tasks"): "open answers are one vote where the grader finds them equal; tasks knows no voting",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
     ("", "report"): "the face offers load_run, which reads a finished run",
     ("__main__", "cli"): "python -m latentmas_ray is the command; nothing imports it",
