@@ -3,6 +3,7 @@
 from latentmas_ray.config.choices import (
     ActorLink,
     CodecName,
+    DecisionRule,
     DTypeName,
     EngineName,
     GuardName,
@@ -16,6 +17,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.decision import DecisionConfig
 from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
@@ -60,6 +62,8 @@ __all__ = [
     "ActorLink",
     "CodecName",
     "DTypeName",
+    "DecisionConfig",
+    "DecisionRule",
     "EngineName",
     "GuardName",
     "KeepBy",

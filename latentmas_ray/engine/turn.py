@@ -175,7 +175,7 @@ class SegmentRead:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenText:
+class SampleText:
     """One of several texts that an agent has written for one question."""
 
     token_ids: tuple[int, ...]  # without the end-of-turn token
@@ -196,7 +196,7 @@ class TurnResult:
     cut_off: tuple[CutOff, ...] = ()  # like `output_token_ids`
     # Per question, with `TurnRequest.samples` above 1: all of its texts, in order. The three fields above then have the
     # first of them.
-    samples: tuple[tuple[WrittenText, ...], ...] = ()
+    samples: tuple[tuple[SampleText, ...], ...] = ()
     phases: Phases = field(default_factory=Phases)
     # Per question, if the questions did not have to wait for one another: its share of each step. `phases` is the sum.
     question_phases: tuple[Phases, ...] = ()
@@ -224,7 +224,7 @@ class TurnResult:
             return sum(len(one.token_ids) for one in self.samples[question])
         return len(self.output_token_ids[question]) if self.output_token_ids else 0
 
-    def texts_of(self, question: int) -> tuple[WrittenText, ...]:
+    def texts_of(self, question: int) -> tuple[SampleText, ...]:
         """All texts of a question; empty for a latent agent."""
         if self.samples:
             return self.samples[question]
@@ -232,7 +232,7 @@ class TurnResult:
             return ()
         cut_off = self.cut_off[question] if self.cut_off else "no"
         return (
-            WrittenText(token_ids=tuple(self.output_token_ids[question]), text=self.texts[question], cut_off=cut_off),
+            SampleText(token_ids=tuple(self.output_token_ids[question]), text=self.texts[question], cut_off=cut_off),
         )
 
     def steps_of(self, question: int) -> int:

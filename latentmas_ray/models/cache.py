@@ -282,6 +282,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self._num_touched[row] = max(self._num_touched[row], num_slots)
 
 
+@torch.inference_mode(False)  # a cache that grows within a turn is zeroed between turns, too
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros that use no CPU memory until they are written; `torch.zeros` would touch every page.
 

@@ -241,6 +241,7 @@ class ContinuousEngine:
         self._room.cache.end_step()
         for row, count in zip(self._rows, counts, strict=True):
             row.advance(count)
+        self._share_prompts()  # before a text ends with its first token
         return dict(zip(writing, tokens, strict=True))
 
     def _share_prompts(self) -> None:

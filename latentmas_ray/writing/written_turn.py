@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import CutOff, Phases, PhaseSpan, SegmentRead, TurnRequest, TurnResult, WrittenText
+from latentmas_ray.engine.turn import CutOff, Phases, PhaseSpan, SampleText, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.seeds import sample_seed
 from latentmas_ray.writing.receive import ReceivedMemory
 from latentmas_ray.writing.text_engine import TextRequest
@@ -246,9 +246,9 @@ class WrittenTurn:
             reads=received.reads,
         )
 
-    def _samples(self, texts: Sequence[WrittenQuestion]) -> tuple[WrittenText, ...]:
+    def _samples(self, texts: Sequence[WrittenQuestion]) -> tuple[SampleText, ...]:
         return tuple(
-            WrittenText(token_ids=tuple(text.tokens), text=self._text(text), cut_off=text.cut_off) for text in texts
+            SampleText(token_ids=tuple(text.tokens), text=self._text(text), cut_off=text.cut_off) for text in texts
         )
 
     def _text(self, question: WrittenQuestion) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from latentmas_ray.engine.run_on import RunOnCheck
-from latentmas_ray.engine.turn import CutOff, Sampling, WrittenText
+from latentmas_ray.engine.turn import CutOff, SampleText, Sampling
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.seeds import sample_seed
 
@@ -66,11 +66,11 @@ def texts_by_question(
     cut_off: Sequence[CutOff],
     num_questions: int,
     decode: Callable[[Sequence[int]], str],
-) -> tuple[tuple[WrittenText, ...], ...]:
+) -> tuple[tuple[SampleText, ...], ...]:
     """Return the texts of each question from those of `Session.decode` and its `cut_off`. `decode` makes text of token
     ids."""
     texts = [
-        WrittenText(token_ids=tuple(ids), text=decode(ids), cut_off=why)
+        SampleText(token_ids=tuple(ids), text=decode(ids), cut_off=why)
         for ids, why in zip(written, cut_off, strict=True)
     ]
     return tuple(tuple(texts[question::num_questions]) for question in range(num_questions))
