@@ -121,6 +121,7 @@ def _run(
         "method": "text" if cell.method == "text" else "latent",
         "memory": control,
         "abstractions": cell.num_hints,
+        "samples": cell.num_answers,
         "limit": settings.limit,
         "batch_size": settings.batch_size,
         "temperature": settings.temperature,

@@ -35,6 +35,8 @@ _METAVARS = {
     "max_replicas": "R|AGENT=R,…|auto",
     "transport": "auto|NAME|LINK=NAME,…",
     "seed": "S",
+    "samples": "K",
+    "decide_accuracies": "FILE|DIR",
     "thoughts": "RULE",
 }
 # Flags that name what a run starts from.

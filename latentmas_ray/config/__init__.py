@@ -3,6 +3,7 @@
 from latentmas_ray.config.choices import (
     ActorLink,
     CodecName,
+    DecisionRule,
     DTypeName,
     EngineName,
     GuardName,
@@ -17,6 +18,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.decision import DecisionConfig
 from latentmas_ray.config.hints import HintsConfig
 from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
 from latentmas_ray.config.parts import (
@@ -62,6 +64,8 @@ __all__ = [
     "ActorLink",
     "CodecName",
     "DTypeName",
+    "DecisionConfig",
+    "DecisionRule",
     "EngineName",
     "GuardName",
     "HintSource",

@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+from latentmas_ray.voting.rules import RuleName
+
+DecisionRule = RuleName  # how one answer is made of several
 Method = Literal["single", "text", "latent"]
 MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none", "corrupted"]
 HintSource = Literal["own", "oracle"]

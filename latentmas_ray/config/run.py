@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from latentmas_ray.config.decision import DecisionConfig
 from latentmas_ray.config.hints import HintsConfig
 from latentmas_ray.config.parts import (
     MAX_DECODE_BATCH,
@@ -47,6 +48,7 @@ class RunConfig(
     PlacementConfig,
     TransferConfig,
     WritingConfig,
+    DecisionConfig,
     SamplingConfig,
     HintsConfig,
     MethodConfig,
@@ -141,6 +143,9 @@ def _check_together(config: RunConfig) -> None:
     if config.guard != "off" and config.method != "latent":
         expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"
         raise ConfigError("guard", config.guard, expected)
+    if config.samples > 1 and config.temperature == 0:
+        expected = "at temperature 0 all of them are the same; use a temperature above 0, or samples 1"
+        raise ConfigError("samples", config.samples, expected)
     if config.detach is not None:
         _check_detached(config)
     if config.resume and config.output is None:

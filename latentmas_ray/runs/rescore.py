@@ -90,10 +90,10 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
     grades: dict[int, Grade] = {}
     try:
         for number, row in enumerate(rows):
-            grading.submit(number, [(_corrupted(questions[_question_id(row)], row), row["answer"])])
+            grading.submit(number, [(_corrupted(questions[_question_id(row)], row), [row["answer"]])])
         while len(grading):
             for number, finished in grading.collect(_WAIT_SECONDS):
-                grades.update((number, one) for one in finished.values())
+                grades.update((number, one.grades[0]) for one in finished.values())
     finally:
         grading.cancel()
     changes = [

@@ -8,6 +8,7 @@ from latentmas_ray.config import RunConfig
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.accounting import agent_stats, convergence_stats, transfer_stats
 from latentmas_ray.runs.controls.adoption import Adoption, adoption_figures
+from latentmas_ray.runs.decisions.figures import vote_figures
 from latentmas_ray.runs.hints.rows import mean_by_question
 from latentmas_ray.runs.hints.scores import HintFigures
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
@@ -97,6 +98,7 @@ def summarise(
         num_cut_off=count_cut_off(answers),
         cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},
+        votes=vote_figures([(answer.votes, answer.decision) for answer in answers if answer.decision is not None]),
         layout_speed=layout_speed,
     )
 

@@ -214,6 +214,7 @@ def workload_of(config: RunConfig, **more: Any) -> Workload:
         batch_size=config.batch_size,
         latent_steps=most_steps(config.latent_steps),
         keep=config.keep,
+        samples=config.samples,
         max_new_tokens=config.max_new_tokens or own or MAX_NEW_TOKENS,
         **more,
     )

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 from latentmas_ray.config import (
     ActorLink,
     CodecName,
+    DecisionRule,
     DTypeName,
     EngineName,
     GuardName,
@@ -40,6 +41,9 @@ class RunFields(TypedDict, total=False):
     top_p: float
     max_new_tokens: int | None
     seed: int
+    samples: int
+    decides: DecisionRule | None
+    decide_accuracies: str | None
     abstractions: int | None
     hints: HintSource
     engine: EngineName

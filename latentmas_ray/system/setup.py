@@ -21,6 +21,7 @@ from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.controls.names import check_controls
+from latentmas_ray.runs.decisions.decide import DecisionSettings
 from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
@@ -28,6 +29,7 @@ from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.system.auto_layout import check_layout
 from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
 from latentmas_ray.system.controls import ControlsEvaluation
+from latentmas_ray.system.deciding import check_votes, decision_of, pinned_accuracies
 from latentmas_ray.system.engines import check_engines
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
@@ -92,6 +94,7 @@ class Setup:
         set_here = fields.keys() | ({"topology"} if isinstance(topology, str) else set())
         self._warn_of_unused(self.config, set_before | set_here)
         check_engines(self.config, self.topology, has_name=given is None)
+        decision_of(self.config, self.topology)
         self._check_transport()
         if self.config.save_memory is not None:
             check_returns_memory(self.config, self.topology)
@@ -180,6 +183,9 @@ class Setup:
         questions = self._asked(config, topology, asked)
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
+        decision = decision_of(config, topology)
+        if decision.votes:
+            check_votes(questions)
         for one in team_of(config, topology).models:
             warn_of_untrained(one.name, questions)
         # A searched layout is one for its task, and a former driver's actors are those of its folder.
@@ -188,10 +194,11 @@ class Setup:
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             check=lambda one: check_steps_fit(one, topology, limits),
-            pinned=self._pinned(topology),
+            pinned=self._pinned(topology) | pinned_accuracies(decision),
             topology=self._copied_topology(config),
             start=partial(self.live.start, topology, make_runtime=own_runtime),
-            run=partial(self._run_batches, topology, prompts),
+            run=partial(self._run_batches, topology, prompts, decision),
+            decide=decision,
             observe=Observers(self._observer).on_event,
         )
 
@@ -249,6 +256,7 @@ class Setup:
         self,
         topology: Topology,
         prompts: RenderedPrompts,
+        decision: DecisionSettings,
         config: RunConfig,
         questions: Sequence[Question],
         batches: Sequence[Batch],
@@ -259,7 +267,7 @@ class Setup:
         num_open = sum(len(batch.open_questions) for batch in batches)
         request = RunRequest(
             topology=topology,
-            settings=settings_of(config, questions, prompts),
+            settings=settings_of(config, questions, prompts, decision),
             batches=batches,
             observer=Observers(recorder, self._observer, self.spans.observer(config, topology, questions)),
             num_done=len(questions) - num_open,

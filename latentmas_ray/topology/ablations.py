@@ -46,11 +46,11 @@ def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
     """Return the topology in which the answering agent gets this memory.
 
     prompt-only, latent-only, latent-only+sink: every latent agent hands over that part, overriding its own
-    `hands_over`. none: the answering agent alone. Others: the topology unchanged (`mismatch_memory` changes the
+    `hands_over`. none: the answering agents alone. Others: the topology unchanged (`mismatch_memory` changes the
     questions for deranged, `corrupt_one` for corrupted). Raises ConfigError if an agent has no latents to hand over.
     """
     if memory == "none":
-        return topology.replace(agents=[topology.answering_agent.replace(reads=())])
+        return topology.replace(agents=[agent.replace(reads=()) for agent in topology.answering_agents])
     if memory not in _PARTS:
         return topology
     for agent in topology.agents:

@@ -89,7 +89,7 @@ def seen_by(agent: Agent, topology: Topology, question: Question) -> Question:
     """The question as this agent sees it."""
     if question.corruption is not None and agent.name == question.corruption.agent:
         return question.corruption.question
-    return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
+    return question if topology.answers(agent.name) else question.seen_by_others or question
 
 
 def _given_context(question: Question) -> str:

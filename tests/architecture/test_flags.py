@@ -12,7 +12,7 @@ FOR_ONE_QUESTION = """
     --model --models --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
     --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer
     --codec --keep --keep-by --keep-layers --overlap --no-overlap --runtime --address --start-timeout --guard --otel
-    --json
+    --samples --decides --decide-accuracies --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -38,7 +38,7 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
+        --prompt-tokens --latent-steps --keep --max-new-tokens --samples --dtype --nodes --gpus-per-node --gpu-memory
         --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json

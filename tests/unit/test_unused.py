@@ -13,7 +13,7 @@ from latentmas_ray.config.unused import UNUSED
 ALWAYS = {
     *("model", "revision", "dtype", "device", "task", "limit", "batch_size", "method", "memory", "temperature"),
     *("max_new_tokens", "runtime", "tp", "threads", "output", "resume", "trace", "save_memory", "unsafe_programs"),
-    *("otel", "abstractions"),
+    *("otel", "samples", "decides", "decide_accuracies", "abstractions"),
 }
 
 

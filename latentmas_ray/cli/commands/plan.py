@@ -111,6 +111,7 @@ TextTokens = Annotated[
     "latent_steps",
     "keep",
     "max_new_tokens",
+    "samples",
     "dtype",
     "address",
     helps={

@@ -165,7 +165,7 @@ def _turn_cost(
     computes again."""
     count, rows = (expected.max_new_tokens if steps is None else steps), one.num_rows
     prompt = one.own_tokens - count
-    step = device.step(rows, one.read_tokens + prompt + count / 2, reads_vocabulary=steps is None)
+    step = device.step(one.cache_rows, one.read_tokens + prompt + count / 2, reads_vocabulary=steps is None)
     phases = {
         "prefill": device.prefill(rows, prompt + num_translated, one.read_tokens - num_translated),
         "think": PhaseCost() if steps is None else PhaseCost(seconds=count * step.seconds, limit=step.limit),

@@ -100,7 +100,9 @@ def _voted(name: str, question: Question, given: Sequence[_Given], seed: int) ->
 
 
 def _given(answer: Answer) -> list[_Given]:
-    """Return the graded answers of a row."""
+    """Return the graded answers of a row: all that its agent drew."""
+    if answer.decision is not None:
+        return [_Given(vote.prediction, vote.correct) for vote in answer.votes if vote.correct is not None]
     return [] if answer.correct is None else [_Given(answer.prediction, answer.correct)]
 
 

@@ -44,7 +44,7 @@ class SpanFacts:
     """What the spans of one run say besides its events."""
 
     workflow: str  # the topology
-    answering_agent: str
+    answering_agents: tuple[str, ...]
     model: str
     method: str
     sampling: Sampling
