@@ -135,7 +135,9 @@ def _controls(figures: Sequence[CellFigures]) -> Iterator[str]:
             )
         )
     for name in dict.fromkeys(one.cell.name for one in figures if one.cell.source != BARE):
-        matched = next(one for one in figures if one.cell.name == name and one.control == "matched")
+        matched = next((one for one in figures if one.cell.name == name and one.control == "matched"), None)
+        if matched is None:
+            continue
         bare = next(one for one in figures if one.cell.source == BARE)
         shares = dict(zip(SCORES, _shares(bare.figures.scores), strict=True))
         gains = (_points(matched.over_bare.get("average")), _points(matched.over_bare.get("voted")))

@@ -12,6 +12,7 @@ from latentmas_ray.models.load import load_model
 from latentmas_ray.report.runs import load_run
 from latentmas_ray.runs.hints.figures import compare_scores, hint_figures, score_questions
 from latentmas_ray.runs.hints.scores import HintFigures, ScoreName, Scores
+from latentmas_ray.runs.journal import SUMMARY_NAME
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.stats import PairedDifference
 from latentmas_ray.system.fields import RunFields
@@ -33,18 +34,22 @@ class CellFigures:
 def measure(settings: HintBenchSettings, tell: Callable[[str], None]) -> list[CellFigures]:
     """Return the figures of every cell. What is in the folder already is not run again. Raises InputError kinds."""
     lm = load_model(settings.model, dtype=settings.dtype)  # once, for all cells
-    for cell in settings.cells():
-        for control in settings.controls(cell):
-            tell(f"{cell.folder} {control}")
-            _run(settings, cell, control, lm.model, lm.chat.tokenizer)
+    runs = [(cell, control) for cell in settings.cells() for control in settings.controls(cell)]
+    # The controls last: what was interrupted has the sweep, and some of them.
+    for cell, control in sorted(runs, key=lambda run: run[1] not in ("matched", "none")):
+        tell(f"{cell.folder} {control}")
+        _run(settings, cell, control, lm.model, lm.chat.tokenizer)
     return read_figures(settings)
 
 
 def read_figures(settings: HintBenchSettings) -> list[CellFigures]:
-    """Return the figures of the cells in the output folder."""
+    """Return the figures of the cells that are finished in the output folder; none of a task whose solver alone is
+    not."""
     found = []
     for task in settings.tasks:
         cells = [cell for cell in settings.cells() if cell.task == task]
+        if not _is_finished(settings, cells[0], "none"):
+            continue
         bare = load_run(_folder(settings, cells[0], "none")).answers
         for cell in cells:
             groups = [*settings.hints] if cell.source == BARE else [cell.num_hints]
@@ -65,7 +70,7 @@ def _figures_of(
         return [CellFigures(cell=shown, control="none", figures=figures, over_bare={}, over_control={})]
     found: list[CellFigures] = []
     matched: Mapping[str, Scores] = {}
-    for control in settings.controls(cell):
+    for control in (one for one in settings.controls(cell) if _is_finished(settings, cell, one)):
         answers = load_run(_folder(settings, cell, control)).answers
         scores = _scored(settings, cell.task, answers)
         matched = scores if control == "matched" else matched
@@ -107,6 +112,10 @@ def _figures(settings: HintBenchSettings, cell: HintCell, answers: tuple[Answer,
 
 def _folder(settings: HintBenchSettings, cell: HintCell, control: str) -> Path:
     return Path(settings.folder) / f"{cell.folder}-{control}"
+
+
+def _is_finished(settings: HintBenchSettings, cell: HintCell, control: str) -> bool:
+    return (_folder(settings, cell, control) / SUMMARY_NAME).exists()
 
 
 def _run(

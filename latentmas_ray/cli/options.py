@@ -35,6 +35,7 @@ _METAVARS = {
     "max_replicas": "R|AGENT=R,…|auto",
     "transport": "auto|NAME|LINK=NAME,…",
     "seed": "S",
+    "abstractions": "M",
     "samples": "K",
     "decide_accuracies": "FILE|DIR",
     "thoughts": "RULE",

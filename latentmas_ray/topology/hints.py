@@ -21,8 +21,8 @@ _SHAPE = "it needs a topology of two agents, one that proposes a hint and one th
 
 def abstraction_agent(topology: Topology, abstractions: int) -> Agent:
     """Return the agent that proposes hints. Raises ConfigError for a topology of another shape."""
-    others = [agent for agent in topology.agents if agent.name != topology.answering_agent.name]
-    if len(others) != 1:
+    others = [agent for agent in topology.agents if not topology.answers(agent.name)]
+    if len(others) != 1 or len(topology.agents) != 2:
         agents = ", ".join(agent.name for agent in topology.agents)
         raise ConfigError("abstractions", abstractions, f"{_SHAPE}; {topology.name} has the agents {agents}")
     return others[0]

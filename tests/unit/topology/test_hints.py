@@ -29,6 +29,11 @@ OWN = Topology(
         Agent(name="solver", prompt="{{ question }}", reads=["proposer"], thinks="text"),
     ],
 )
+TWO_SOLVERS = Topology(
+    name="two",
+    decides="majority",
+    agents=[*OWN.agents, Agent(name="other", prompt="{{ question }}", reads=["proposer"], thinks="text")],
+)
 
 
 def config_of(task: str = "chain", **fields: Any) -> RunConfig:
@@ -129,6 +134,7 @@ def test_own_hints_to_the_wrong_question() -> None:
             "abstractions: got '?2'?; it needs a topology of two agents.*; sequential has",
         ),
         (load_topology("single"), {"method": "text"}, "single has the agents solver"),
+        (TWO_SOLVERS, {"method": "text"}, "two has the agents proposer, solver, other"),
         (OWN, {}, "abstractions: got '?2'?; all hints would be the same: proposer"),
         (OWN, {"method": "text", "temperature": 0.0}, "all hints would be the same"),
         (OWN, {"hints": "oracle"}, "hints: got 'oracle'; the prompt of proposer does not show the hint"),
