@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.abstractions.measure import CellFigures
+from benchmarks.abstractions.measure import HintCellFigures
 from benchmarks.abstractions.settings import BARE, HintBenchSettings
 from latentmas_ray.bench.plot import check_matplotlib
 from latentmas_ray.errors import ConfigError, RunError
@@ -55,7 +55,7 @@ def plot_name(model: str) -> str:
     return f"abstractions_{Path(model).name}.png"
 
 
-def write(document: Path, figures: Sequence[CellFigures], settings: HintBenchSettings, command: str) -> None:
+def write(document: Path, figures: Sequence[HintCellFigures], settings: HintBenchSettings, command: str) -> None:
     """Write the figures of the model into the document, and the plot next to it. Raises RunError."""
     begin, end = marks(settings.model)
     text = document.read_text()
@@ -76,7 +76,7 @@ def write(document: Path, figures: Sequence[CellFigures], settings: HintBenchSet
         raise RunError(f"the figures cannot be written to {document}: {error.strerror or error}") from error
 
 
-def table(figures: Sequence[CellFigures], settings: HintBenchSettings) -> Iterator[str]:
+def table(figures: Sequence[HintCellFigures], settings: HintBenchSettings) -> Iterator[str]:
     """Yield the lines of the tables in Markdown, in percent of the questions, and points of difference."""
     for task in settings.tasks:
         own = [one for one in figures if one.cell.task == task]
@@ -89,7 +89,7 @@ def table(figures: Sequence[CellFigures], settings: HintBenchSettings) -> Iterat
         yield from _controls([one for one in own if one.cell.num_hints == settings.controlled])
 
 
-def _sweep(figures: Sequence[CellFigures]) -> Iterator[str]:
+def _sweep(figures: Sequence[HintCellFigures]) -> Iterator[str]:
     yield _row(("hint", "m", "k", *SCORES, "average − no hint", "voted − no hint", "leaks"))
     yield _row(["---"] + ["---:"] * (len(SCORES) + 5))
     for one in figures:
@@ -108,7 +108,7 @@ def _sweep(figures: Sequence[CellFigures]) -> Iterator[str]:
         )
 
 
-def _without_leaks(figures: Sequence[CellFigures]) -> Iterator[str]:
+def _without_leaks(figures: Sequence[HintCellFigures]) -> Iterator[str]:
     yield _row(("hint", "m", "questions left", *SCORES))
     yield _row(["---"] + ["---:"] * (len(SCORES) + 2))
     for one in figures:
@@ -117,7 +117,7 @@ def _without_leaks(figures: Sequence[CellFigures]) -> Iterator[str]:
         yield _row((one.cell.name, str(one.cell.num_hints), str(rest.num_questions if rest else 0), *cells))
 
 
-def _controls(figures: Sequence[CellFigures]) -> Iterator[str]:
+def _controls(figures: Sequence[HintCellFigures]) -> Iterator[str]:
     yield _row(("hint", "memory", "average", "voted", "average: matched − this", "voted: matched − this"))
     yield _row(["---"] * 2 + ["---:"] * 4)
     for one in figures:
@@ -158,7 +158,7 @@ def _points(paired: "PairedDifference | None") -> str:
     return f"{100 * paired.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _leaks(one: CellFigures) -> str:
+def _leaks(one: HintCellFigures) -> str:
     return f"{one.figures.num_leaks} of {one.figures.num_read}" if one.figures.num_read else "–"
 
 
@@ -166,7 +166,7 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _draw(figures: Sequence[CellFigures], path: Path) -> None:
+def _draw(figures: Sequence[HintCellFigures], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -194,7 +194,7 @@ def _draw(figures: Sequence[CellFigures], path: Path) -> None:
     pyplot.close(picture)
 
 
-def _draw_panel(panel: Any, figures: Sequence[CellFigures], score: ScoreName) -> None:
+def _draw_panel(panel: Any, figures: Sequence[HintCellFigures], score: ScoreName) -> None:
     names = list(dict.fromkeys(one.cell.name for one in figures))
     for place, name in enumerate(names):
         line = sorted((one for one in figures if one.cell.name == name), key=lambda one: one.cell.num_hints)

@@ -21,7 +21,7 @@ from latentmas_ray.tasks.hints.copies import copies_for_hints
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellFigures:
+class HintCellFigures:
     """What was measured of one cell under one control."""
 
     cell: HintCell
@@ -31,7 +31,7 @@ class CellFigures:
     over_control: Mapping[ScoreName, PairedDifference]  # matched minus this control; empty for matched itself
 
 
-def measure(settings: HintBenchSettings, tell: Callable[[str], None]) -> list[CellFigures]:
+def measure(settings: HintBenchSettings, tell: Callable[[str], None]) -> list[HintCellFigures]:
     """Return the figures of every cell. What is in the folder already is not run again. Raises InputError kinds."""
     lm = load_model(settings.model, dtype=settings.dtype)  # once, for all cells
     runs = [(cell, control) for cell in settings.cells() for control in settings.controls(cell)]
@@ -42,7 +42,7 @@ def measure(settings: HintBenchSettings, tell: Callable[[str], None]) -> list[Ce
     return read_figures(settings)
 
 
-def read_figures(settings: HintBenchSettings) -> list[CellFigures]:
+def read_figures(settings: HintBenchSettings) -> list[HintCellFigures]:
     """Return the figures of the cells that are finished in the output folder; none of a task whose solver alone is
     not."""
     found = []
@@ -60,22 +60,22 @@ def read_figures(settings: HintBenchSettings) -> list[CellFigures]:
 
 def _figures_of(
     settings: HintBenchSettings, cell: HintCell, num_hints: int, bare: tuple[Answer, ...]
-) -> list[CellFigures]:
+) -> list[HintCellFigures]:
     """Return the figures of one cell under each control; of the solver alone for so many groups of answers."""
     own_bare = _grouped(bare, settings.budget // num_hints)
     base = _scored(settings, cell.task, own_bare)
     if cell.source == BARE:
         shown = cell._replace(num_hints=num_hints, num_answers=settings.budget // num_hints)
         figures = _figures(settings, shown, own_bare)
-        return [CellFigures(cell=shown, control="none", figures=figures, over_bare={}, over_control={})]
-    found: list[CellFigures] = []
+        return [HintCellFigures(cell=shown, control="none", figures=figures, over_bare={}, over_control={})]
+    found: list[HintCellFigures] = []
     matched: Mapping[str, Scores] = {}
     for control in (one for one in settings.controls(cell) if _is_finished(settings, cell, one)):
         answers = load_run(_folder(settings, cell, control)).answers
         scores = _scored(settings, cell.task, answers)
         matched = scores if control == "matched" else matched
         found.append(
-            CellFigures(
+            HintCellFigures(
                 cell=cell,
                 control=control,
                 figures=_figures(settings, cell, answers),

@@ -60,6 +60,7 @@ def summarise(
     questions, those with hints as the mean over these; failed questions are not graded.
     """
     graded = [*mean_by_question(answers).values()]
+    errors = [transfer.relative_error for answer in answers for transfer in answer.transfers]
     return Summary(
         method=config.method,
         topology=config.topology,
@@ -82,9 +83,7 @@ def summarise(
         adoption=adoption_figures([adoptions(answers)]),
         hints=hints,
         codec=config.codec,
-        relative_error=max(
-            (transfer.relative_error for answer in answers for transfer in answer.transfers), default=0.0
-        ),
+        relative_error=max(errors, default=0.0),
         exposed_seconds=_exposed_seconds(answers),
         seconds=seconds,
         questions_per_second=(len(answers) - num_resumed) / seconds if seconds > 0 else 0.0,

@@ -28,7 +28,7 @@ def test_hints_in_text_are_written_read_checked_and_counted(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     folder = tmp_path / "text"
-    arguments = ["eval", *TEAM, *LOCAL, "--method", "text", "--output", str(folder)]
+    arguments = ["eval", *TEAM, *LOCAL, "--method", "text", "--trace", "1", "--output", str(folder)]
     assert main(arguments) == 0
     out = capfd.readouterr().out
     assert "hints contain the gold" in out
@@ -52,7 +52,7 @@ def test_hints_in_text_are_written_read_checked_and_counted(
     assert rows_of(folder) == rows
     assert main([*arguments, "--resume", "--hints", "oracle"]) == 2
     assert "hints" in capfd.readouterr().err
-    assert main(["grade", "--task", "chain", "--results", str(folder)]) == 0
+    assert main(["grade", "--task", "chain", "--results", str(folder / "results.jsonl")]) == 0
     assert main(["inspect", str(folder), "--question", "chain-0.hint-1"]) == 0
     assert "planner" in capfd.readouterr().out
 
