@@ -1,4 +1,4 @@
-"""Samples of one question on vLLM: what each of them alone writes, with the memory written once but for a last block."""
+"""Samples of one question on vLLM: each as if it were alone, with the memory written once but for a last block."""
 
 from dataclasses import replace
 
@@ -28,8 +28,8 @@ def test_samples_share_the_blocks_of_memory_and_prompt(own: OwnEngine, vllm: Vll
     after = vllm.call(inside.write_stats)
     for place in range(SAMPLES):
         assert written[f"group {place}"] == expected[f"alone {place}"]
-    assert written["group 0"].tokens == one.answer
-    assert len({tuple(one.tokens) for one in written.values()}) > 1
+    assert tuple(written["group 0"].token_ids) == one.token_ids
+    assert len({tuple(text.token_ids) for text in written.values()}) > 1
     tokens_alone, tokens_together = between.num_tokens - before.num_tokens, after.num_tokens - between.num_tokens
     assert tokens_alone == SAMPLES * memory.num_tokens
     assert memory.num_tokens <= tokens_together <= memory.num_tokens + (SAMPLES - 1) * BLOCK_TOKENS

@@ -73,7 +73,7 @@ def test_each_sample_is_a_run_of_its_seed_and_memory_is_moved_once() -> None:
     found: dict[int, Answer] = {}
 
     def ask(**more: Any) -> Answer:
-        with LatentMAS("tiny", **SETTINGS, **more) as mas:
+        with LatentMAS("tiny", **{**SETTINGS, "temperature": 3.0, "dtype": "float32"}, **more) as mas:
             (answer,) = mas.map(questions)
             return answer
 
@@ -95,7 +95,8 @@ def test_each_sample_is_a_run_of_its_seed_and_memory_is_moved_once() -> None:
 
 @pytest.mark.parametrize("method", ["single", "text"])
 def test_samples_of_the_other_methods(method: str) -> None:
-    with LatentMAS("tiny", **{**SETTINGS, "latent_steps": 40}, method=method, samples=3) as mas:
+    settings = {name: value for name, value in SETTINGS.items() if name != "latent_steps"}
+    with LatentMAS("tiny", **settings, method=method, samples=3) as mas:
         (answer,) = mas.map(["Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"])
     assert len(answer.votes) == 3
     assert {vote.agent for vote in answer.votes} == {[*answer.agents][-1]}
@@ -140,7 +141,7 @@ def refused(topology: Topology, **fields: Any) -> str:
 
 def test_what_cannot_be_decided() -> None:
     assert "there is one answer to a question, so nothing is decided" in refused(CHAIN, decides="ow")
-    assert refused(CHAIN.replace(decides="isp")).startswith("decides: got 'isp'; judger alone answers")
+    assert "decides: got 'isp'; judger alone answers: there is one" in refused(CHAIN.replace(decides="isp"))
     assert "there is one answer" in refused(CHAIN, decide_accuracies="own.yaml")
     assert "rule majority takes no accuracies" in refused(team(), decide_accuracies="own.yaml")
     assert "rule ow-l takes no accuracies" in refused(team(), decides="ow-l", decide_accuracies="own.yaml")
