@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-Method = Literal["single", "text", "latent"]
+# vote: only of the folders that `latentmas vote` writes; no run can be started with it.
+Method = Literal["single", "text", "latent", "vote"]
+RUN_METHODS = ("single", "text", "latent")
 MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none", "corrupted"]
 RuntimeName = Literal["ray", "local"]
 EngineName = Literal["auto", "transformers", "vllm"]
