@@ -6,15 +6,15 @@ names of fields already.)
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
-    RUN_METHODS,
     ActorLink,
+    CheckedMethod,
     CodecName,
     DTypeName,
     EngineName,
@@ -22,7 +22,6 @@ from latentmas_ray.config.choices import (
     KeepBy,
     KeepLayers,
     MemoryName,
-    Method,
     PlacementName,
     RuntimeName,
     SamplerName,
@@ -159,7 +158,7 @@ class TaskConfig(ConfigPart):
 class MethodConfig(ConfigPart):
     """How the agents collaborate."""
 
-    method: Method = Field(
+    method: CheckedMethod = Field(
         default="latent", description="one agent alone, agents that talk in text, or in latent space"
     )
     topology: str = Field(
@@ -184,13 +183,6 @@ class MethodConfig(ConfigPart):
         default="off",
         description="thoughts with an alarm: warn, drop them from the memory, or write text instead",
     )
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _check_method(cls, value: object) -> object:
-        if value not in get_args(Method):
-            raise ValueError(f"it must be {', '.join(map(repr, RUN_METHODS[:-1]))} or {RUN_METHODS[-1]!r}")
-        return value
 
     @field_validator("latent_steps", mode="before")
     @classmethod

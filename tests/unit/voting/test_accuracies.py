@@ -161,4 +161,6 @@ def test_over_questions_with_other_options_agreement_is_what_is_beyond_chance() 
     votes = [*even_votes(4000, 3)[0], *even_votes(4000, 3)[0], *even_votes(4000, 6)[0]]
     expected = {count: agreement_of(AGENTS["c"], AGENTS["d"], count) for count in (3, 6)}
     found = measure_agreement(votes)
-    assert {count: found.rate("c", "d", count) for count in (3, 6)} == pytest.approx(expected, abs=0.04)  # accuracies are equal, not skills
+    assert {count: found.rate("c", "d", count) for count in (3, 6)} == pytest.approx(
+        expected, abs=0.04
+    )  # accuracies are equal, not skills

@@ -19,46 +19,54 @@ _Number = TypeVar("_Number", int, float)
 _SIMULATED = {"accuracies": ".6,.7,.8,.9", "options": "2,4,6,8,10"}  # the table of arXiv 2510.01499
 
 
+_Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN…|FILE.jsonl",
+        help="output folders of runs of the same questions; or one file of question, agent, answer",
+        show_default=False,
+    ),
+]
+_Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate", metavar="N", help="rule ow learns from the golds of N questions; the others are judged"
+    ),
+]
+_Options = Annotated[
+    str | None,
+    typer.Option(
+        "--options",
+        metavar="K|open",
+        help="how many answers are possible, where questions have no options; default for runs: open, those that occur "
+        "and one more",
+    ),
+]
+_Rule = Annotated[
+    str | None,
+    typer.Option("--rule", metavar="|".join(RULES), help="whose decisions --output gets; default: ow or ow-l"),
+]
+_Output = Annotated[
+    str | None, typer.Option("--output", metavar="DIR", help="write the decisions like the answers of a run")
+]
+_Seed = Annotated[str, typer.Option("--seed", metavar="S", help="of ties, and of the questions for --calibrate")]
+_Simulated = Annotated[bool, typer.Option("--simulate", help="show the exact accuracies of rules, without any run")]
+_Accuracies = Annotated[
+    str | None, typer.Option("--accuracies", metavar="X,…", help="of the agents that --simulate has")
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="print the figures as JSON instead of tables")]
+
+
 def vote(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN…|FILE.jsonl",
-            help="output folders of runs of the same questions; or one file of question, agent, answer",
-            show_default=False,
-        ),
-    ] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            "--calibrate", metavar="N", help="rule ow learns from the golds of N questions, and is judged on the others"
-        ),
-    ] = None,
-    options: Annotated[
-        str | None,
-        typer.Option(
-            "--options",
-            metavar="K|open",
-            help="how many answers are possible, where questions have no options; runs: open, as many as occur and one",
-        ),
-    ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option("--rule", metavar="|".join(RULES), help="whose decisions --output has; default: ow or ow-l"),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", metavar="DIR", help="write the decisions like a run's answers")
-    ] = None,
-    seed: Annotated[
-        str, typer.Option("--seed", metavar="S", help="of ties, and of the questions for --calibrate")
-    ] = "0",
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="show the exact accuracies of the rules, without any run")
-    ] = False,
-    accuracies: Annotated[
-        str | None, typer.Option("--accuracies", metavar="X,…", help="of the agents that --simulate has")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON instead of tables")] = False,
+    runs: _Runs = None,
+    calibrate: _Calibrate = None,
+    options: _Options = None,
+    rule: _Rule = None,
+    output: _Output = None,
+    seed: _Seed = "0",
+    simulate: _Simulated = False,
+    accuracies: _Accuracies = None,
+    as_json: _AsJson = False,
 ) -> None:
     """Decide over the answers of finished runs by every rule: majority, optimal weights, inverse surprising popularity.
 
