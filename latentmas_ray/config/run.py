@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from latentmas_ray.config.choices import RUN_METHODS
 from latentmas_ray.config.parts import (
     MAX_DECODE_BATCH,
     MAX_NEW_TOKENS,
@@ -121,7 +120,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
 def _check_together(config: RunConfig) -> None:
     """Raise ConfigError for valid values that exclude each other, and for those that only finished folders have."""
     if config.method == "vote":
-        expected = f"it must be {', '.join(RUN_METHODS)}; latentmas vote decides over finished runs"
+        expected = "it must be single, text or latent; latentmas vote decides over finished runs"
         raise ConfigError("method", config.method, expected)
     if config.runtime == "ray" and config.device.startswith("cuda:"):
         # Every actor sees only the GPUs that Ray assigned to it, numbered from 0.

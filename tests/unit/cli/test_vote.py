@@ -75,7 +75,7 @@ def test_a_rule_may_be_chosen(runs: list[str], capsys: pytest.CaptureFixture[str
 
 def test_no_run_can_be_started_with_method_vote(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--method", "vote", "--task", "chain"]) == 2
-    assert "--method: got 'vote'; it must be single, text, latent" in capsys.readouterr().err
+    assert "--method: got 'vote'; it must be single, text or latent; latentmas vote decides" in capsys.readouterr().err
     assert main(["eval", "--method", "votes"]) == 2
     assert "it must be 'single', 'text' or 'latent'" in capsys.readouterr().err
     assert main(["vote", *runs, "--output", "voted"]) == 0
