@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
     ActorLink,
+    CheckedMethod,
     CodecName,
     DTypeName,
     EngineName,
@@ -21,7 +22,6 @@ from latentmas_ray.config.choices import (
     KeepBy,
     KeepLayers,
     MemoryName,
-    Method,
     PlacementName,
     RuntimeName,
     SamplerName,
@@ -159,7 +159,7 @@ class TaskConfig(ConfigPart):
 class MethodConfig(ConfigPart):
     """How the agents collaborate."""
 
-    method: Method = Field(
+    method: CheckedMethod = Field(
         default="latent", description="one agent alone, agents that talk in text, or in latent space"
     )
     topology: str = Field(

@@ -123,7 +123,10 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _check_together(config: RunConfig) -> None:
-    """Raise ConfigError for valid values that exclude each other."""
+    """Raise ConfigError for valid values that exclude each other, and for those that only finished folders have."""
+    if config.method == "vote":
+        expected = "it must be single, text or latent; latentmas vote decides over finished runs"
+        raise ConfigError("method", config.method, expected)
     if config.runtime == "ray" and config.device.startswith("cuda:"):
         # Every actor sees only the GPUs that Ray assigned to it, numbered from 0.
         raise ConfigError(

@@ -224,6 +224,11 @@ class TurnResult:
             return sum(len(one.token_ids) for one in self.samples[question])
         return len(self.output_token_ids[question]) if self.output_token_ids else 0
 
+    @property
+    def total_written(self) -> int:
+        """The tokens of all texts of all questions."""
+        return sum(map(self.num_written, range(len(self.output_token_ids))))
+
     def texts_of(self, question: int) -> tuple[SampleText, ...]:
         """All texts of a question; empty for a latent agent."""
         if self.samples:

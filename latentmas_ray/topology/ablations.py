@@ -24,14 +24,18 @@ def builtin_for(task: str, name: str) -> str:
 
 
 def apply_method(
-    topology: Topology, method: Literal["single", "text", "latent"], *, single: str = "single"
+    topology: Topology, method: Literal["single", "text", "latent", "vote"], *, single: str = "single"
 ) -> Topology:
     """Return the topology to run for a method.
 
     single: the given topology if it has one agent, else the built-in one that `single` names. text: the same agents and
     prompts, all decoding text. latent: the topology unchanged. Raises TopologyError if the method is latent and no
-    agent is.
+    agent is, and ConfigError for method vote: what decides over finished runs has no agents.
     """
+    if method == "vote":
+        raise ConfigError(
+            "method", method, "it must be single, text or latent; latentmas vote decides over finished runs"
+        )
     if method == "single":
         return topology if len(topology.agents) == 1 else load_topology(single)
     if method == "text":

@@ -2,7 +2,8 @@
 
 votes.py        the votes on one question
 rules.py        the decision of one question by a rule: majority, OW, SP, ISP and votes with estimated weights
-agreement.py    how often agents agree, and how much of that their accuracies explain
+agreement.py    how often agents agree
+correlation.py  how much agreement accuracies explain, and the effective number of votes
 accuracies.py   the agents' accuracies: from reference answers, or from the votes alone (OW-L, OW-I)
 dawid_skene.py  the same by expectation maximisation
 exact.py        the exact accuracy of every rule, by enumeration

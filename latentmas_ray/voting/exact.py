@@ -5,7 +5,7 @@ the agents and the truth: Bell's number of N + 1, whatever K is (203 for five ag
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.voting.rules import RuleName, leading_labels, weights_of
@@ -25,7 +25,11 @@ def exact_accuracies(
     than two options.
     """
     if not 2 <= len(accuracies) <= MAX_AGENTS:
-        raise ConfigError("accuracies", len(accuracies), f"it must be 2 to {MAX_AGENTS} of them")
+        given = ",".join(f"{accuracy:g}" for accuracy in accuracies)
+        raise ConfigError("accuracies", given, f"it must be 2 to {MAX_AGENTS} of them")
+    for accuracy in accuracies:
+        if not 0 <= accuracy <= 1:  # NaN neither
+            raise ConfigError("accuracies", accuracy, "each must be in 0 to 1")
     names = [str(number) for number in range(len(accuracies))]
     all_vote = QuestionVotes(question="", votes=dict.fromkeys(names, "right"), num_options=num_options)
     known = dict(zip(names, accuracies, strict=True))
@@ -33,10 +37,18 @@ def exact_accuracies(
     shares: dict[RuleName, list[float]] = {rule: [] for rule in rules}
     for probability, groups in _cases(list(known.items()), num_options):
         for rule in rules:
-            given = weights[rule]
-            leading = leading_labels({label: [given[agent] for agent in group] for label, group in enumerate(groups)})
-            shares[rule].append(probability / len(leading) if 0 in leading else 0.0)
+            shares[rule].append(probability * _share_right(groups, weights[rule], num_options))
     return {rule: math.fsum(found) for rule, found in shares.items()}
+
+
+def _share_right(groups: Sequence[Sequence[str]], weights: Mapping[str, float], num_options: int) -> float:
+    """Return 1 over the number of answers that could win if the right one is among them, which is the first; else 0."""
+    by_label = {label: [weights[agent] for agent in group] for label, group in enumerate(groups)}
+    num_unused = num_options - len(groups)  # wrong answers without votes: one stands for all
+    leading = leading_labels(by_label | ({len(groups): []} if num_unused else {}))
+    if 0 not in leading:
+        return 0.0
+    return 1 / (len(leading) + (num_unused - 1 if len(groups) in leading else 0))
 
 
 def _cases(agents: Sequence[tuple[str, float]], num_options: int) -> Iterator[tuple[float, list[list[str]]]]:
@@ -47,7 +59,7 @@ def _cases(agents: Sequence[tuple[str, float]], num_options: int) -> Iterator[tu
         if not probability:
             return
         if index == len(agents):
-            yield probability, groups + [[] for _ in range(num_options - len(groups))]
+            yield probability, groups
             return
         name, x = agents[index]
         wrong = (1 - x) / (num_options - 1)

@@ -25,6 +25,7 @@ COMMANDS = {
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
+    "vote": "runs --calibrate --options --rule --output --seed --simulate --accuracies --json",
     "grade": "--task --results --output --overwrite --unsafe-programs --json",
     "tasks": "task --json",
     "topologies": "name --json",

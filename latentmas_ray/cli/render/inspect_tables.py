@@ -10,7 +10,7 @@ from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable, Heading
 from latentmas_ray.cli.render.text import printable, shorten
-from latentmas_ray.cli.render.votes import votes_view
+from latentmas_ray.cli.render.votes.row_votes import votes_view
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Thought
 from latentmas_ray.report.inspect import Inspection, describe_alarm
 from latentmas_ray.runs.results import Answer

@@ -16,7 +16,7 @@ from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable, shorten
-from latentmas_ray.cli.render.votes import vote_rows, votes_view
+from latentmas_ray.cli.render.votes.row_votes import vote_rows, votes_view
 from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 

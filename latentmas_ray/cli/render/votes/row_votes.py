@@ -1,4 +1,4 @@
-"""The votes of a run and of a question, for the terminal."""
+"""The votes of a run and of a question, where it has several answers."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
