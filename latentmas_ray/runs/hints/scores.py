@@ -2,7 +2,7 @@
 
 With a_{zj} = 1 if answer j with hint z is right, else 0, of one question:
 
-average      1/(mk) Σ_z Σ_j a_{zj}: what a hint is worth that nobody has chosen
+average      1/(mk) Σ_z Σ_j a_{zj}: what a hint is worth that was not chosen
 best hint    max_z 1/k Σ_j a_{zj}: of an oracle that knows which hint is the best one
 best answer  max_{z,j} a_{zj}: of an oracle that knows which answer is right
 voted        1 if the majority of all mk answers is right: of what can be had without an oracle
