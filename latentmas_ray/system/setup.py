@@ -244,6 +244,7 @@ class Setup:
             own_steps=steps,
             own_shares=shares,
             own_engines=engines,
+            several_answer=len(self.topology_for(config).answering_agents) > 1,
         )
         warn_of_unused(setting, given)
 
