@@ -249,6 +249,7 @@ class Setup:
             own_steps=steps,
             own_shares=shares,
             own_engines=engines,
+            several_answer=len(self.topology_for(config).answering_agents) > 1,
         )
         warn_of_unused(setting, given)
 

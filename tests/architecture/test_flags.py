@@ -80,6 +80,10 @@ BENCHMARKS = {
         folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
     """,
     "mapped-words": "--models --questions --batch-size",
+    "samples": """
+        --model --task --topology --method --samples --limit --batch-size --latent-steps --max-new-tokens --dtype
+        --temperature --repeats --json
+    """,
     "latent-steps": """
         --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
         --json

@@ -31,6 +31,7 @@ SAME_FLOOR = {
     ("env", "paths"): "the cache folder may begin with ~; paths imports errors alone",
     ("paths", "errors"): "an unknown user is a ConfigError; errors imports nothing",
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
+    ("config", "voting"): "the names of the rules; `voting.rules` imports errors alone",
     ("topology", "config"): "the forms of a number of latent steps; config knows no topology",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("tasks", "config"): "which model was trained for some of them; config knows no tasks",

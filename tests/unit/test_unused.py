@@ -119,6 +119,7 @@ def test_without_working_memory(method: str, field: str, value: Any) -> None:
             {},
             dict.fromkeys(("seed", "top_p", "sampler"), "temperature"),
         ),
+        ({"temperature": 0, "seed": 7, "top_p": 0.5}, {"several_answer": True}, {"top_p": "temperature"}),
         ({"temperature": 0.1, "seed": 7, "top_p": 0.5}, {}, {}),
     ],
 )

@@ -25,7 +25,7 @@ def read_accuracies(path: str, agents: Sequence[str]) -> dict[str, float]:
         value = found[agent]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             expected = "it must be a number between 0 and 1: the share of questions that the agent answers correctly"
-            raise ConfigError(f"{_FIELD}: {agent}", value, expected)
+            raise ConfigError(_FIELD, f"{agent}: {value}", expected)
     return {agent: float(found[agent]) for agent in agents}
 
 

@@ -11,7 +11,7 @@ from latentmas_ray.runs.decisions.votes import AnswerVote, RowDecision
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoterFigures:
+class AgentVotes:
     """The answers of one answering agent, all of its samples together."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
@@ -35,7 +35,7 @@ class VoteFigures:
 
     rule: DecisionRule
     num_questions: int
-    agents: Mapping[str, VoterFigures]
+    agents: Mapping[str, AgentVotes]
     weights: Mapping[str, float] = field(default_factory=dict)  # by agent: mean over its votes
     num_tied: int = 0  # questions
     num_undecided: int = 0  # questions without a vote
@@ -69,8 +69,8 @@ def vote_figures(
     )
 
 
-def _of_agent(votes: Sequence[AnswerVote]) -> VoterFigures:
-    return VoterFigures(
+def _of_agent(votes: Sequence[AnswerVote]) -> AgentVotes:
+    return AgentVotes(
         answers=len(votes),
         graded=sum(vote.correct is not None for vote in votes),
         right=sum(bool(vote.correct) for vote in votes),

@@ -149,7 +149,7 @@ CASES: dict[str, Case] = {
     ),
     "an accuracy that is none": lambda folder: (
         ["--samples", "4", "--decides", "ow", "--decide-accuracies", written(folder, "a.yaml", "judger: 1")],
-        ["--decide-accuracies: judger", "'1'", "between 0 and 1"],
+        ["--decide-accuracies", "'judger: 1'", "between 0 and 1"],
     ),
     "samples of programs": lambda folder: (
         ["--samples", "2", "--unsafe-programs", "--task", written(folder, "q.jsonl", PROGRAM)],

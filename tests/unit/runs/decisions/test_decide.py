@@ -204,16 +204,16 @@ def test_words_about_votes() -> None:
     ("name", "content", "says"),
     [
         ("own.yaml", "a: 0.5", "it has no accuracy of agent b; it has a"),
-        ("own.yaml", "a: 0.5\nb: 1", "decide_accuracies: b: got '1'; it must be a number between 0 and 1"),
-        ("own.yaml", "a: 0\nb: 0.5", "decide_accuracies: a: got '0'"),
-        ("own.yaml", "a: .nan\nb: 0.5", "decide_accuracies: a: got 'nan'"),
-        ("own.yaml", "a: true\nb: 0.5", "decide_accuracies: a: got 'True'"),
-        ("own.yaml", "a: high\nb: 0.5", "decide_accuracies: a: got 'high'"),
+        ("own.yaml", "a: 0.5\nb: 1", "decide_accuracies: got 'b: 1'; it must be a number between 0 and 1"),
+        ("own.yaml", "a: 0\nb: 0.5", "decide_accuracies: got 'a: 0'"),
+        ("own.yaml", "a: .nan\nb: 0.5", "decide_accuracies: got 'a: nan'"),
+        ("own.yaml", "a: true\nb: 0.5", "decide_accuracies: got 'a: True'"),
+        ("own.yaml", "a: high\nb: 0.5", "decide_accuracies: got 'a: high'"),
         ("own.yaml", "- 0.5", "it must be a FILE.yaml or FILE.json with `AGENT: ACCURACY`"),
         ("own.yaml", "", "it must be a FILE.yaml or FILE.json"),
         ("own.yaml", "a: [", "it must be a FILE.yaml or FILE.json"),
         ("own.json", "{", "it must be a FILE.yaml or FILE.json"),
-        ("own.json", '{"a": 0.5, "b": -1}', "decide_accuracies: b: got '-1'"),
+        ("own.json", '{"a": 0.5, "b": -1}', "decide_accuracies: got 'b: -1'"),
     ],
 )
 def test_accuracies_that_are_none(name: str, content: str, says: str, tmp_path: Path) -> None:
