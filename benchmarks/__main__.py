@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.abstractions.command import abstractions
+from benchmarks.abstractions.settings import HintBenchSettings
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.errors.command import errors
@@ -23,7 +25,14 @@ from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
-_SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
+_SETTINGS = (
+    EngineBenchSettings,
+    ErrorsBenchSettings,
+    HintBenchSettings,
+    KeepBenchSettings,
+    ScalingBenchSettings,
+    SimulationSettings,
+)
 _OWN_FIELDS = {"document", "other_batch_size", *signature(thoughts).parameters}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
@@ -33,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.command("abstractions")(abstractions)
 app.command("engine")(engine)
 app.command("errors")(errors)
 app.command("scaling")(scaling)
@@ -116,6 +126,42 @@ def _latent_steps(
         dtype=dtype,
     )
     measure_latent_steps(chosen, output, as_json=as_json)
+
+
+@app.command("samples")
+def _samples(
+    model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="what thinks and answers")] = "tiny",
+    task: Annotated[str, typer.Option(metavar="NAME|FILE", help="its questions")] = "chain",
+    topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "sequential",
+    method: Annotated[str, typer.Option(metavar="single|text|latent", help="how they work together")] = "latent",
+    samples: Annotated[int, typer.Option(help="answers to a question", min=2)] = 8,
+    limit: Annotated[int, typer.Option(help="questions", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 8,
+    latent_steps: Annotated[int, typer.Option(help="thoughts of each latent agent", min=0)] = 40,
+    max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 64,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "float32",
+    temperature: Annotated[float, typer.Option(help="of the answers", min=0.01)] = 0.6,
+    repeats: Annotated[int, typer.Option(help="rounds", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure one run with several samples against as many runs of one."""
+    from benchmarks.samples import SamplesSettings, measure_samples  # needs torch
+
+    settings = SamplesSettings(
+        model=model,
+        task=task,
+        topology=topology,
+        method=method,
+        samples=samples,
+        limit=limit,
+        batch_size=batch_size,
+        latent_steps=latent_steps,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+        temperature=temperature,
+        repeats=repeats,
+    )
+    measure_samples(settings, as_json=as_json)
 
 
 @app.command("vllm-memory")

@@ -22,7 +22,6 @@ from rich.table import Table
 from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.models import LanguageModel, choose_device, load_model
 from latentmas_ray.models.cache import BatchCache
@@ -93,17 +92,6 @@ class TimedModel(LanguageModel):
         return hidden_NE
 
 
-class ForcedSession(Session):
-    """A session whose texts have the lengths that it is given."""
-
-    lengths: Sequence[int] = ()
-
-    def _sample(self, active: Sequence[int], sampling: Sampling, agent: str, step: int) -> list[int]:
-        ids = super()._sample(active, sampling, agent, step)
-        # The last token is the end of the text: it is sampled, and no step follows it.
-        return [_STOP if step + 1 >= self.lengths[row] else token for row, token in zip(active, ids, strict=True)]
-
-
 def measure_continuous(settings: WritingSettings, *, as_json: bool) -> None:
     """Measure ragged and equal lengths, and print the figures."""
     lm = _load(settings)
@@ -147,11 +135,9 @@ def _static_way(lm: TimedModel, settings: WritingSettings) -> Way:
             part = slice(first, first + settings.batch_size)
             names = [f"q{index}" for index in range(len(lengths))[part]]
             num_new = max(lengths[part])
-            cache = engine.open(names, num_slots=max(map(len, prompts[part])) + num_new).cache
-            session = ForcedSession(lm, cache, engine.rule, names)
-            session.lengths = lengths[part]
+            session = engine.open(names, num_slots=max(map(len, prompts[part])) + num_new)
             session.prefill(prompts[part])
-            session.decode(Sampling(max_new_tokens=num_new), "writer", is_last=True)
+            session.decode(Sampling(max_new_tokens=num_new), "writer", bounds=lengths[part], is_last=True)
             yield sum(lengths[part])
 
     return write

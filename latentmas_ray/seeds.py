@@ -1,7 +1,8 @@
-"""The seeds of an evaluation: parse them, and name the output folder of each."""
+"""The seeds of an evaluation: parse them, name the output folder of each, and derive those of samples."""
 
 import re
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from latentmas_ray.errors import ConfigError
 
 _MAX_SEED = 2**63 - 1
+_SAMPLE_SEED_BYTES = 6  # a whole number that every reader of JSON keeps exactly
 _FORM = f"it must be different whole numbers from 0 to {_MAX_SEED}, as in 1,2,3"
 _FOLDER = re.compile(r"seed-(0|[1-9]\d{0,18})", re.ASCII)
 _SEED: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=_MAX_SEED)])
@@ -32,6 +34,16 @@ def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
         twice = next(number for number in numbers if numbers.count(number) > 1)
         raise ConfigError("seeds", given, f"{twice} is given twice; {_FORM}")
     return numbers
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """Return the seed of one of several answers to the same question: of number 0 the run's own, of any other 48 bits
+    of a hash. So the samples of a run with the next seed are others, and a run of one sample with this seed repeats
+    it."""
+    if sample == 0:
+        return seed
+    digest = blake2b(f"{seed}\x1f{sample}".encode(), digest_size=_SAMPLE_SEED_BYTES, person=b"latentmas-seeds")
+    return int.from_bytes(digest.digest(), "little")
 
 
 def seed_output(output: str, seed: int | str) -> str:

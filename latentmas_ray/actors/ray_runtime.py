@@ -268,7 +268,7 @@ class RayRuntime:
             result = replica.with_links(turn, event.result)
             self._health.record_success(handle.agent)
             handle.turn.reported.add(event.question_id)
-            written = [TokensWritten(handle, event.question_id, len(ids)) for ids in result.output_token_ids]
+            written = [TokensWritten(handle, event.question_id, result.total_written)] * len(result.output_token_ids)
             self._events += [*written, QuestionDone(handle, event.question_id, result)]
 
     def _record_result(self, handle: TurnHandle) -> bool:

@@ -63,6 +63,10 @@ _FLAG_FIELDS = (
         "text_tokens",
         "save",
         "results",
+        "calibrate",
+        "options",
+        "rule",
+        "accuracies",
     }
 )
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130

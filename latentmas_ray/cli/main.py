@@ -23,6 +23,7 @@ from latentmas_ray.cli.commands.memory import memory
 from latentmas_ray.cli.commands.pages.report import report
 from latentmas_ray.cli.commands.pages.results import results
 from latentmas_ray.cli.commands.pages.timeline import timeline
+from latentmas_ray.cli.commands.pages.vote import vote
 from latentmas_ray.cli.commands.plan import plan
 from latentmas_ray.cli.commands.presets import presets
 from latentmas_ray.cli.commands.tasks import tasks
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("ask")(ask)
 app.command("eval")(evaluate)
 app.command("compare")(compare)
+app.command("vote")(vote)
 app.command("grade")(grade)
 app.command("tasks")(tasks)
 app.command("topologies")(topologies)

@@ -12,6 +12,7 @@ import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
 from latentmas_ray.config import RunConfig, TransportName, make_config
+from latentmas_ray.config.choices import RUN_METHODS
 from latentmas_ray.config.renamed import CONFIG_FIELDS, SWITCHES
 from latentmas_ray.config.thoughts import THOUGHT_RULES
 from latentmas_ray.errors import PIPELINE_FIELDS, ConfigError
@@ -20,6 +21,7 @@ from latentmas_ray.runs.controls.names import DEFAULT_CONTROLS
 # The value in --help, for fields whose type does not say enough.
 _METAVARS = {
     "task": "NAME|FILE",
+    "method": "|".join(RUN_METHODS),
     "topology": "NAME|FILE.yaml",
     "model": "tiny|FOLDER|HUB_ID",
     "models": "AGENT=MODEL,…",
@@ -35,6 +37,9 @@ _METAVARS = {
     "max_replicas": "R|AGENT=R,…|auto",
     "transport": "auto|NAME|LINK=NAME,…",
     "seed": "S",
+    "abstractions": "M",
+    "samples": "K",
+    "decide_accuracies": "FILE|DIR",
     "thoughts": "RULE",
 }
 # Flags that name what a run starts from.
@@ -206,6 +211,11 @@ def _completion(name: str, annotation: Any) -> Callable[[str], list[str]] | None
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
 
 
+def complete_method(incomplete: str) -> list[str]:
+    """Return the methods of runs that begin so."""
+    return [name for name in RUN_METHODS if name.startswith(incomplete)]
+
+
 def complete_transport(incomplete: str) -> list[str]:
     """Return the transports that begin so."""
     return [name for name in get_args(TransportName) if name.startswith(incomplete)]
@@ -219,6 +229,7 @@ def complete_thoughts(incomplete: str) -> list[str]:
 _COMPLETIONS: Mapping[str, Callable[[str], list[str]]] = {
     "topology": complete_topology,
     "task": complete_task,
+    "method": complete_method,
     "transport": complete_transport,
     "thoughts": complete_thoughts,
 }

@@ -86,6 +86,23 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
             why="with a NAME: one topology is shown as YAML",
         ),
     ),
+    "vote": (
+        UnusedFlags(
+            fields=("rule",),
+            when=lambda flags: flags["output"] is None,
+            why="without --output: all rules are shown",
+        ),
+        UnusedFlags(
+            fields=("calibrate", "output"),
+            when=lambda flags: flags["simulate"],
+            why="with --simulate: it has no questions",
+        ),
+        UnusedFlags(
+            fields=("accuracies",),
+            when=lambda flags: not flags["simulate"],
+            why="without --simulate: they are those of the runs",
+        ),
+    ),
     "bench transfer": (
         UnusedFlags(
             fields=("concurrent",),

@@ -3,9 +3,11 @@
 from latentmas_ray.config.choices import (
     ActorLink,
     CodecName,
+    DecisionRule,
     DTypeName,
     EngineName,
     GuardName,
+    HintSource,
     KeepBy,
     KeepLayers,
     MemoryName,
@@ -16,6 +18,8 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.decision import DecisionConfig
+from latentmas_ray.config.hints import HintsConfig
 from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
@@ -62,8 +66,12 @@ __all__ = [
     "ActorLink",
     "CodecName",
     "DTypeName",
+    "DecisionConfig",
+    "DecisionRule",
     "EngineName",
     "GuardName",
+    "HintSource",
+    "HintsConfig",
     "KeepBy",
     "KeepLayers",
     "LatentSteps",

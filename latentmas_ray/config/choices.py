@@ -1,9 +1,26 @@
 """The types of fields whose value is one of several names."""
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-Method = Literal["single", "text", "latent"]
+from pydantic import BeforeValidator
+
+from latentmas_ray.voting.rules import RuleName
+
+DecisionRule = RuleName  # how one answer is made of several
+# vote: only of the folders that `latentmas vote` writes; no run can be started with it.
+Method = Literal["single", "text", "latent", "vote"]
+RUN_METHODS = ("single", "text", "latent")
+
+
+def _check_method(value: object) -> object:
+    if value not in get_args(Method):
+        raise ValueError(f"it must be {', '.join(map(repr, RUN_METHODS[:-1]))} or {RUN_METHODS[-1]!r}")
+    return value
+
+
+CheckedMethod = Annotated[Method, BeforeValidator(_check_method)]
 MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none", "corrupted"]
+HintSource = Literal["own", "oracle"]
 RuntimeName = Literal["ray", "local"]
 EngineName = Literal["auto", "transformers", "vllm"]
 SamplerName = Literal["counter", "engine"]

@@ -29,7 +29,9 @@ def eval_flags(config: RunConfig, seeds: Sequence[int] = ()) -> dict[str, str]:
 
 
 def eval_command(config: RunConfig, seeds: Sequence[int] = ()) -> str:
-    """Return the command line that repeats a run."""
+    """Return the command line that repeats a run, or a vote over runs, which its folder names."""
+    if config.method == "vote":
+        return f"latentmas vote RUN… --rule {config.topology} --seed {config.seed}"
     return " ".join(["latentmas eval", *eval_flags(config, seeds).values()])
 
 

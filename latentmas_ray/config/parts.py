@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
     ActorLink,
+    CheckedMethod,
     CodecName,
     DTypeName,
     EngineName,
@@ -20,7 +21,6 @@ from latentmas_ray.config.choices import (
     KeepBy,
     KeepLayers,
     MemoryName,
-    Method,
     PlacementName,
     RuntimeName,
     SamplerName,
@@ -46,7 +46,7 @@ from latentmas_ray.units import parse_bytes
 EMBEDDED_MODEL = "tiny"  # the default
 EMBEDDED_MODELS = (EMBEDDED_MODEL, "small")  # trained for `chain` and `notes`
 # Fields that are, or may be, files or folders of this machine.
-PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
+PATH_FIELDS = ("model", "task", "topology", "output", "save_memory", "decide_accuracies")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
 MAX_DRIVERS = 64
@@ -93,6 +93,7 @@ class ConfigPart(BaseModel):
         "threads",
         "trace",
         "keep",
+        "samples",
         mode="before",
         check_fields=False,  # each part has only some of these fields
     )
@@ -159,7 +160,7 @@ class TaskConfig(ConfigPart):
 class MethodConfig(ConfigPart):
     """How the agents collaborate."""
 
-    method: Method = Field(
+    method: CheckedMethod = Field(
         default="latent", description="one agent alone, agents that talk in text, or in latent space"
     )
     topology: str = Field(

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from latentmas_ray.config.decision import DecisionConfig
+from latentmas_ray.config.hints import HintsConfig
 from latentmas_ray.config.parts import (
     MAX_DECODE_BATCH,
     MAX_NEW_TOKENS,
@@ -33,8 +35,9 @@ from latentmas_ray.config.values import format_replicas, is_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import with_home
 
-# Controls that are about texts too.
+# Controls that are about texts too; the second ones of runs with hints.
 _IN_TEXT = {("corrupted", "text")}
+_OF_HINTS_IN_TEXT = {("deranged", "text"), ("none", "text")}
 # Pydantic's messages start so; ours start with "it must".
 _SHOULD = re.compile(r"^(Input|String) should ")
 
@@ -45,7 +48,9 @@ class RunConfig(
     PlacementConfig,
     TransferConfig,
     WritingConfig,
+    DecisionConfig,
     SamplingConfig,
+    HintsConfig,
     MethodConfig,
     TaskConfig,
     ModelConfig,
@@ -118,7 +123,10 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _check_together(config: RunConfig) -> None:
-    """Raise ConfigError for valid values that exclude each other."""
+    """Raise ConfigError for valid values that exclude each other, and for those that only finished folders have."""
+    if config.method == "vote":
+        expected = "it must be single, text or latent; latentmas vote decides over finished runs"
+        raise ConfigError("method", config.method, expected)
     if config.runtime == "ray" and config.device.startswith("cuda:"):
         # Every actor sees only the GPUs that Ray assigned to it, numbered from 0.
         raise ConfigError(
@@ -126,14 +134,21 @@ def _check_together(config: RunConfig) -> None:
         )
     if config.tp > 1 and config.runtime == "local":
         raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
-    if config.memory != "matched" and config.method != "latent" and (config.memory, config.method) not in _IN_TEXT:
+    in_text = _IN_TEXT | (set() if config.abstractions is None else _OF_HINTS_IN_TEXT)
+    if config.memory != "matched" and config.method != "latent" and (config.memory, config.method) not in in_text:
         expected = f"method {config.method} hands over no memory; use matched or method latent"
         if config.memory == "corrupted":
             expected = "one agent alone hands nothing on; use matched, or method latent or text"
         raise ConfigError("memory", config.memory, expected)
+    if config.abstractions is not None and config.method == "single":
+        expected = "one agent alone gets no hint; use method text or latent, with memory none for the solver alone"
+        raise ConfigError("abstractions", config.abstractions, expected)
     if config.guard != "off" and config.method != "latent":
         expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"
         raise ConfigError("guard", config.guard, expected)
+    if config.samples > 1 and config.temperature == 0:
+        expected = "at temperature 0 all of them are the same; use a temperature above 0, or samples 1"
+        raise ConfigError("samples", config.samples, expected)
     if config.detach is not None:
         _check_detached(config)
     if config.drivers > 1 and config.runtime == "ray":

@@ -25,6 +25,7 @@ class RunSetting:
     own_steps: tuple[StepsSetting | None, ...] = (None,)  # `latent_steps` of each of its latent agents; None: the run's
     own_shares: tuple[float | None, ...] = (None,)  # `keep` of each of its latent agents; None: the run's
     own_engines: tuple[str | None, ...] = (None,)  # `engine` of each agent that writes text; None: the run's
+    several_answer: bool = False  # agents of the topology that runs: the seed decides ties
     from_memory: bool = False  # the last agent alone answers, from the memory of an earlier run
 
     @property
@@ -70,6 +71,18 @@ UNUSED = (
         when=lambda run: run.config.runtime == "local",
         cause="runtime",
         why="one process runs all agents, one after another",
+    ),
+    UnusedFields(
+        fields=("hints",),
+        when=lambda run: run.config.abstractions is None,
+        cause="abstractions",
+        why="no hints are asked for",
+    ),
+    UnusedFields(
+        fields=("hints",),
+        when=lambda run: run.config.memory == "none",
+        cause="memory",
+        why="the answering agent runs alone",
     ),
     UnusedFields(
         fields=("hardware",),
@@ -226,8 +239,14 @@ UNUSED = (
         why="KV is sent everywhere, as costs are compared only where all agents have transformers",
     ),
     UnusedFields(
-        fields=("seed", "top_p", "sampler"),
+        fields=("top_p", "sampler"),
         when=lambda run: run.config.temperature == 0,
+        cause="temperature",
+        why="decoding is greedy",
+    ),
+    UnusedFields(
+        fields=("seed",),
+        when=lambda run: run.config.temperature == 0 and not run.several_answer,
         cause="temperature",
         why="decoding is greedy",
     ),

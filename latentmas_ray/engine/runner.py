@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmas_ray.engine.decoding.decode import texts_by_question, tokens_in_cache
 from latentmas_ray.engine.diagnostics.ablation import clone_without
 from latentmas_ray.engine.diagnostics.convergence import ThoughtConvergence
 from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
@@ -124,12 +125,10 @@ class TurnRunner:
         else:
             with timer.phase("trace"):  # before decoding moves rows
                 tracer.capture(session)
-            with timer.phase("decode"):
-                written = session.decode(work.sampling, work.agent, asked(work.prompts), is_last=work.is_last)
-            outputs = dict(enumerate(written))
-            rows = zip(merged.lengths, prompts, written, strict=True)
-            memory_tokens = tuple(read + len(prompt) + len(output) for read, prompt, output in rows)
-        cut_off = tuple(session.cut_off)
+            written, found = self._write(session, work, timer)
+            outputs = dict(enumerate(written[: len(prompts)]))
+            memory_tokens = tokens_in_cache(list(map(add, merged.lengths, map(len, prompts))), written)
+        cut_off = tuple(session.cut_off[: len(prompts)])
         del session, eviction  # they hold the cache
         self.engine.trim_cache()
         texts = {work.question_ids[row]: lm.chat.decode(output) for row, output in outputs.items()}
@@ -282,6 +281,21 @@ class TurnRunner:
             segment_bytes = tuple(map(add, sent_bytes, chunk.recompute_inputs.bytes_per_question))
         sizes = {"segment_bytes": segment_bytes, "evicted_bytes": chunk.meta.evicted_bytes if work.keep else ()}
         return None if outgoing is not None else chunk, sizes
+
+    def _write(self, session: Session, work: TurnRequest, timer: PhaseTimer) -> tuple[list[list[int]], dict[str, Any]]:
+        """Decode the texts of a turn: the token ids of each, and those fields of the result that have all of them."""
+        with timer.phase("decode"):
+            written = session.decode(
+                work.sampling,
+                work.agent,
+                asked(work.prompts),
+                is_last=work.is_last and not work.others_read,
+                samples=work.samples,
+            )
+        if work.samples == 1:
+            return written, {}
+        decode = self.engine.lm.chat.decode
+        return written, {"samples": texts_by_question(written, session.cut_off, len(work.prompts), decode)}
 
     def _decode_fallback(
         self,

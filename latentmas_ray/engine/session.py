@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
+from latentmas_ray.engine.decoding.decode import decode_texts
 from latentmas_ray.engine.inputs import PromptChoice, TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
-from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import StepCounter
 from latentmas_ray.engine.turn import CutOff, Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
@@ -23,7 +23,6 @@ from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.attention import AttentionMass
 from latentmas_ray.models.cache import BatchCache, Reserve
-from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.models.thoughts import ThoughtKey, ThoughtRule
 from latentmas_ray.topology.agent import HandsOver
 
@@ -55,7 +54,7 @@ class Session:
         self._memory_lengths = [0] * len(question_ids)
         self._inputs = TurnInputs(lm.spec, self.positions)
         self.counter = StepCounter()
-        self.cut_off: list[CutOff] = []  # of each question, after `decode`
+        self.cut_off: list[CutOff] = []  # of each text, after `decode`
         self.num_steps = [0] * len(question_ids)  # forwards that computed each question's thoughts
 
     @torch.inference_mode()
@@ -241,6 +240,7 @@ class Session:
         *,
         bounds: Sequence[int] = (),
         is_last: bool = False,
+        samples: int = 1,
     ) -> list[list[int]]:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
         token ids without the end token, and sets `cut_off`.
@@ -248,33 +248,31 @@ class Session:
         A model without a chat template also ends where it asks itself a new question; `questions` are what it was
         asked. A finished question leaves the batch, which speeds up the others. Segments that are still in the cache
         are copied out before that, unless they will not be read any more (`is_last`). `bounds` are the tokens that each
-        question may have, at least 1, where they differ. Ends the session.
+        question may have, at least 1, where they differ. With `samples` each question has so many texts, which share
+        what was computed so far: text s of question q of Q is number s · Q + q. Ends the session. Raises CacheError.
         """
         if is_last:
             self.cache.drop_views()
-        outputs: list[list[int]] = [[] for _ in self.question_ids]
-        self.cut_off = ["max_new_tokens" for _ in self.question_ids]
-        run_on = RunOnCheck(self.lm.chat, questions)
-        active = list(range(len(outputs)))  # the question in each row
-        for step in range(sampling.max_new_tokens):
-            self.counter.now = ("token", step, sampling.max_new_tokens)
-            ids = self._sample(active, sampling, agent, step)
-            for row in reversed(range(len(active))):
-                question = active[row]
-                has_ended = ids[row] in self.lm.chat.stop_ids
-                if not has_ended:
-                    outputs[question].append(ids[row])
-                    if (num_kept := run_on.num_kept(question, outputs[question])) is not None:
-                        del outputs[question][num_kept:]
-                        has_ended = True
-                is_full = bool(bounds) and len(outputs[question]) >= bounds[question]
-                if has_ended or is_full or self.positions[row] == self.lm.max_positions:
-                    self.cut_off[question] = "no" if has_ended else "max_new_tokens" if is_full else "positions"
-                    self._drop_row(row, active, ids)
-            if not active or step + 1 == sampling.max_new_tokens:
-                break
-            self.last_hidden_BE = self._forward(self.lm.embed(torch.tensor(ids)), [1] * len(active))
-        return outputs
+        return decode_texts(self, sampling, agent, questions, bounds=bounds, samples=samples)
+
+    def fork(self, times: int) -> None:
+        """Give each row `times` − 1 copies, which continue alike: copy c of row b of B is row c · B + b. Questions keep
+        their order. Raises CacheError."""
+        if times > 1:
+            with self.lm.ranks.all_or_none():
+                self.cache.fork(times)
+            self.positions = self.positions * times
+            self.last_hidden_BE = self.last_hidden_BE.repeat(times, 1)
+
+    def feed_next(self, ids: Sequence[int]) -> None:
+        """Feed one token to each row that is left."""
+        self.last_hidden_BE = self._forward(self.lm.embed(torch.tensor(ids)), [1] * len(ids))
+
+    def drop_row(self, row: int) -> None:
+        """Replace a finished row by the last one."""
+        self.cache.drop_row(row)
+        self.positions[row] = self.positions[-1]
+        self.positions.pop()
 
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
@@ -363,24 +361,6 @@ class Session:
                 f"memory, prompt and thoughts need {needed} positions, model {self.lm.name} has {limit}: "
                 "use fewer latent steps, a shorter prompt or a smaller max_new_tokens"
             )
-
-    def _sample(self, active: Sequence[int], sampling: Sampling, agent: str, step: int) -> list[int]:
-        logits_BV = self.lm.logits(self.last_hidden_BE)
-        if sampling.temperature == 0:
-            drawn = greedy(logits_BV)
-        else:
-            numbers = [uniform(sampling.seed, self.question_ids[question], agent, step) for question in active]
-            uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits_BV.device)
-            drawn = sample(logits_BV, uniforms, sampling.temperature, sampling.top_p)
-        # The logits of ranks may differ in the last bit, but all must use the same token.
-        return [int(token) for token in self.lm.ranks.broadcast(drawn).tolist()]
-
-    def _drop_row(self, row: int, *row_lists: list[int]) -> None:
-        """Replace a finished row by the last one, in the cache and in every list."""
-        self.cache.drop_row(row)
-        for values in (self.positions, *row_lists):
-            values[row] = values[-1]
-            values.pop()
 
 
 def _prefill_windows(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:

@@ -93,7 +93,8 @@ class TurnRequest:
     # Those of them that have another model, and its name: their inputs are translated first.
     translated: Mapping[str, str] = field(default_factory=dict)
     submitted_at: float = 0.0  # wall-clock seconds on the driver's machine
-    is_last: bool = False  # no turn after this one reads the memory of this batch
+    is_last: bool = False  # no agent reads this one: it answers
+    others_read: bool = False  # if it answers: another answering agent's turn may still read memory of this batch
     traced: frozenset[str] = frozenset()  # the questions to trace
     guard: GuardName = "off"  # the action on thoughts with an alarm
     keeps_memory: bool = False  # its result also holds its segment
@@ -108,6 +109,9 @@ class TurnRequest:
     # Of a text agent that writes question by question: it starts none of this turn while so many are being written.
     # None, or more than its engine can write at the same time: that is the bound.
     decode_batch: int | None = None
+    # Texts that a text agent writes for each question; they share its memory and its prompt. Text i draws from the
+    # random stream of `seeds.sample_seed(sampling.seed, i)`.
+    samples: int = 1
 
     @property
     def can_overlap(self) -> bool:
@@ -171,6 +175,15 @@ class SegmentRead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleText:
+    """One of several texts that an agent has written for one question."""
+
+    token_ids: tuple[int, ...]  # without the end-of-turn token
+    text: str
+    cut_off: CutOff = "no"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnResult:
     """The result of a turn. Values per question are in the order of `TurnRequest.question_ids`."""
 
@@ -181,6 +194,9 @@ class TurnResult:
     output_token_ids: tuple[tuple[int, ...], ...] = ()  # without the end-of-turn token
     texts: tuple[str, ...] = ()
     cut_off: tuple[CutOff, ...] = ()  # like `output_token_ids`
+    # Per question, with `TurnRequest.samples` above 1: all of its texts, in order. The three fields above then have the
+    # first of them.
+    samples: tuple[tuple[SampleText, ...], ...] = ()
     phases: Phases = field(default_factory=Phases)
     # Per question, if the questions did not have to wait for one another: its share of each step. `phases` is the sum.
     question_phases: tuple[Phases, ...] = ()
@@ -201,6 +217,28 @@ class TurnResult:
     alarms: tuple[tuple[Alarm, ...], ...] = ()  # per question, if a guard was on
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # by question: what it wrote instead of handing over
     kept: tuple[WireChunk, ...] = ()  # the chunks of its segment from all ranks, with `keeps_memory`
+
+    def num_written(self, question: int) -> int:
+        """The tokens of all texts of a question."""
+        if self.samples:
+            return sum(len(one.token_ids) for one in self.samples[question])
+        return len(self.output_token_ids[question]) if self.output_token_ids else 0
+
+    @property
+    def total_written(self) -> int:
+        """The tokens of all texts of all questions."""
+        return sum(map(self.num_written, range(len(self.output_token_ids))))
+
+    def texts_of(self, question: int) -> tuple[SampleText, ...]:
+        """All texts of a question; empty for a latent agent."""
+        if self.samples:
+            return self.samples[question]
+        if not self.texts:
+            return ()
+        cut_off = self.cut_off[question] if self.cut_off else "no"
+        return (
+            SampleText(token_ids=tuple(self.output_token_ids[question]), text=self.texts[question], cut_off=cut_off),
+        )
 
     def steps_of(self, question: int) -> int:
         """The latent steps of a question."""

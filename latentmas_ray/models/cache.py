@@ -236,6 +236,31 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                     copy_into(part_CHTD, layer.kv_CBHTD[:, row].index_select(2, slots_T))
         return kv_LCHTD
 
+    def fork(self, times: int) -> None:
+        """Append `times` − 1 copies of every row to the batch: copy c of row b of B is row c · B + b.
+
+        Reserves rows where there are too few; raises like `resize`.
+        """
+        num_rows = len(self.lengths)
+        if self.num_rows < times * num_rows:
+            self.resize(times * num_rows, self.num_slots)
+        for row, length in enumerate(self.lengths):
+            copies = range(num_rows + row, times * num_rows, num_rows)
+            for copy in copies:
+                self._zero_row(copy)
+            self.repeat_slots(row, copies, 0, length)
+        self.lengths = self.lengths * times
+
+    def repeat_slots(self, row: int, rows: Sequence[int], first: int, stop: int) -> None:
+        """Copy slots `first` … `stop` − 1 of a row to the same slots of other rows, evenly spaced. `extend` makes them
+        valid."""
+        for other in rows:
+            self._touch(other, stop)
+        step = rows[1] - rows[0] if len(rows) > 1 else 1
+        for layer in self.layers if rows else ():
+            slots_CbHTD = layer.kv_CBHTD[:, rows[0] : rows[-1] + 1 : step]
+            slots_CbHTD[:, :, :, first:stop] = layer.kv_CBHTD[:, row : row + 1, :, first:stop]
+
     def drop_row(self, row: int) -> None:
         """Remove a row from the batch: the last active row is copied to its place, the others do not move."""
         last, length = len(self.lengths) - 1, self.lengths[-1]
@@ -257,6 +282,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self._num_touched[row] = max(self._num_touched[row], num_slots)
 
 
+@torch.inference_mode(False)  # a cache that grows within a turn is zeroed between turns, too
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros that use no CPU memory until they are written; `torch.zeros` would touch every page.
 

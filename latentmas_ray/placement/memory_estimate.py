@@ -26,10 +26,11 @@ class Workload:
     keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
     steps_may_stop: bool = False  # a question may think fewer latent steps; all are counted
     thoughts_read_vocabulary: bool = False  # each latent step has a projection to the vocabulary, too
+    samples: int = 1  # texts of each answering agent for a question
 
     def __post_init__(self) -> None:
-        for name, least in {"batch_size": 1, "prompt_tokens": 1, "latent_steps": 0, "max_new_tokens": 1}.items():
-            if (value := getattr(self, name)) < least:
+        for name in ("batch_size", "prompt_tokens", "latent_steps", "max_new_tokens", "samples"):
+            if (value := getattr(self, name)) < (least := int(name != "latent_steps")):
                 raise ConfigError(name, value, f"it must be at least {least}")
 
 
@@ -42,6 +43,12 @@ class MemoryEstimate:
     handed_over_tokens: int  # its segment; 0 if it hands over text
     reads: tuple[tuple[str, int], ...]  # (agent, tokens) of every segment it fetches, those of earlier agents included
     num_rows: int  # questions that it computes at the same time
+    samples: int = 1  # texts that it writes for each, in a row of the cache each
+
+    @property
+    def cache_rows(self) -> int:
+        """Rows of its cache."""
+        return self.num_rows * self.samples
 
     @property
     def read_tokens(self) -> int:
@@ -89,6 +96,7 @@ def memory_estimates(
                 )
             ),
             num_rows=written_at_once.get(agent.name, workload.batch_size),
+            samples=workload.samples if topology.answers(agent.name) else 1,
         )
         for agent in topology.agents
     )
@@ -103,15 +111,16 @@ def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: W
     agents = list(agents)
     num_rows = agents[0].num_rows if len(agents) == 1 else workload.batch_size
     per_token = num_rows * model.bytes_per_token // tp
+    samples = max(agent.samples for agent in agents)
     if len(agents) == 1:
         in_segments = agents[0].read_tokens + agents[0].handed_over_tokens
     else:
         in_segments = sum(agent.handed_over_tokens for agent in agents)
     return ActorMemory(
         weights_bytes=model.weights_bytes(tp),
-        kv_bytes=max(agent.cache_tokens for agent in agents) * per_token,
+        kv_bytes=max(agent.cache_tokens for agent in agents) * per_token * samples,
         segments_bytes=in_segments * per_token,
-        allowance_bytes=allowance_bytes(model, workload, num_rows),
+        allowance_bytes=allowance_bytes(model, workload, num_rows * samples),
     )
 
 

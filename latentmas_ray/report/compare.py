@@ -166,6 +166,11 @@ def _notes(runs: Sequence[ComparedRun], pairs: Sequence[PairedRuns]) -> Iterator
         if run.num_cut_off:
             num_answers = sum(map(len, run.answers.values()))
             yield f"{run.name} has texts that were cut off in {run.num_cut_off} of {num_answers} answers"
+        for votes in (one.summary.votes for one in run.runs if one.summary is not None):
+            if votes is not None:
+                any_right = "" if votes.any_right is None else f"; any of them is right on {votes.any_right:.1%}"
+                answers = sum(one.answers for one in votes.agents.values()) / votes.num_questions
+                yield f"{run.name} decides by {votes.rule} among {answers:g} answers to a question{any_right}"
     matched = [run for run in runs if _may_have_controls(run)]
     for run in runs if matched else ():
         if run.config.memory in GAINS and (differing := _differing(run, matched)):

@@ -8,6 +8,7 @@ from statistics import fmean
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report.runs import FinishedRun, load_runs
+from latentmas_ray.runs.hints.rows import mean_by_question, question_of
 from latentmas_ray.runs.multi_seed import mean_correct, speed, speed_after_warm_up
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.summary import count_cut_off
@@ -109,7 +110,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
     """Return the figures of a run, with ratios to `single` if there is one."""
     summaries = [one.summary for one in run.runs if one.summary is not None]
     accuracies = [
-        fmean(answer.correct for answer in one.answers if answer.id in run.correct and answer.correct is not None)
+        fmean(share for question, share in mean_by_question(one.answers).items() if question in run.correct)
         for one in run.runs
         if run.correct
     ]
@@ -121,7 +122,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
         memory=run.config.memory,
         model=run.config.model_names,
         seeds=run.seeds,
-        num_questions=len(run.answers),
+        num_questions=len({question_of(answer) for answers in run.answers.values() for answer in answers}),
         num_failed=run.num_failed,
         num_cut_off=run.num_cut_off,
         accuracy=fmean(run.correct.values()) if run.correct else None,

@@ -44,7 +44,7 @@ class PublishedCell:
 def find_cell(config: RunConfig) -> PublishedCell | None:
     """Return the published result for a run's method, topology, task and model; None for a control, and if none was
     published. The name of the model's hub id or folder must be that of one of the three models."""
-    if config.memory != "matched" or config.models:
+    if config.memory != "matched" or config.models or config.method == "vote":
         return None
     tables = _tables()
     task = task_title(config.task)

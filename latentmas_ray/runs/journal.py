@@ -184,6 +184,24 @@ class Journal:
             self.record(*answers)
             self.num_resumed += len(answers)
 
+    def replace(self, answers: Sequence[Answer]) -> None:
+        """Write these rows in place of those of the same questions, which were decided before all votes were in; rows
+        that do not change are left alone. Raises like `record`."""
+        changed = {answer.id: answer for answer in answers if answer != self._answers.get(answer.id)}
+        if not changed:
+            return
+        self._lock.check()
+        self._check_rows()
+        try:
+            if not self._has_written:
+                self._drop_outdated()
+            self._answers.update(changed)
+            rows = {name: encode_row(answer.to_row()) for name, answer in self._answers.items()}
+            write_atomically(self._folder / RESULTS_NAME, b"".join(rows.values()))
+            self._digests = {name: _digest(row) for name, row in rows.items()}
+        except OSError as error:
+            raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
+
     def finish(self, summary: Summary) -> Summary:
         """Complete the journal of a finished run: sort rows by question and write summary.json.
 

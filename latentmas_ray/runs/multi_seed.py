@@ -12,6 +12,7 @@ from latentmas_ray.config import RunConfig, describe_models
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.controls.adoption import AdoptionFigures, adoption_figures
 from latentmas_ray.runs.folder import check_regular, make_folder, write_summary
+from latentmas_ray.runs.hints.rows import mean_by_question
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
@@ -169,8 +170,9 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
 
 
 def mean_correct(runs: Sequence[Sequence[Answer]]) -> dict[str, float]:
-    """Return, by question id, the mean of `correct` over the runs, for questions that were graded in all of them."""
-    graded = [{answer.id: answer.correct for answer in answers if answer.correct is not None} for answers in runs]
+    """Return, by question id, the mean of `correct` over the runs, and over hints where there are any, for questions
+    that were graded in all of them."""
+    graded = [mean_by_question(answers) for answers in runs]
     return {
         name: fmean(correct[name] for correct in graded) for name in graded[0] if all(name in each for each in graded)
     }

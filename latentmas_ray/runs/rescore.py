@@ -90,10 +90,10 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
     grades: dict[int, Grade] = {}
     try:
         for number, row in enumerate(rows):
-            grading.submit(number, [(_corrupted(questions[str(row["id"])], row), row["answer"])])
+            grading.submit(number, [(_corrupted(questions[_question_id(row)], row), [row["answer"]])])
         while len(grading):
             for number, finished in grading.collect(_WAIT_SECONDS):
-                grades.update((number, one) for one in finished.values())
+                grades.update((number, one.grades[0]) for one in finished.values())
     finally:
         grading.cancel()
     changes = [
@@ -113,6 +113,12 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
         for number, row in enumerate(rows)
     ]
     return Rescored(rows=fresh, was=_accuracy(rows), accuracy=_accuracy(fresh), changes=changes, is_cut=is_cut)
+
+
+def _question_id(row: Mapping[str, Any]) -> str:
+    """Return the id of the question that a row is about: the one of which it has a hint, else its own."""
+    hint = row.get("hint")
+    return str(hint["question"] if isinstance(hint, dict) and "question" in hint else row["id"])
 
 
 def _corrupted(question: Question, row: Mapping[str, Any]) -> Question:
@@ -169,9 +175,11 @@ def _check_row(row: object, line: bytes, place: str, questions: Mapping[str, Que
         raise JournalError(place, line.decode(errors="replace"), "it must be an object with an id and the text answer")
     if row.get("correct") not in (True, False, None):
         raise JournalError(f"{place}: correct", row["correct"], "it must be true, false, null or left out")
-    question = questions.get(str(row["id"]))
+    question = questions.get(_question_id(row))
     if question is None:
-        raise JournalError(f"{place}: id", str(row["id"]), "the task has no such question; give the task of this file")
+        raise JournalError(
+            f"{place}: id", _question_id(row), "the task has no such question; give the task of this file"
+        )
     asked = row.get("question")
     # Other programs may store the whole prompt there.
     known = (question.question, question.record.get("stem", question.question))  # with its options or without

@@ -14,6 +14,10 @@ from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.controls.adoption import Adoption, AdoptionFigures
+from latentmas_ray.runs.decisions.figures import VoteFigures
+from latentmas_ray.runs.decisions.votes import AnswerVote, RowDecision, votes_of_row, votes_row
+from latentmas_ray.runs.hints.rows import HintUse, hint_of_row
+from latentmas_ray.runs.hints.scores import HintFigures
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.tasks.question import NumberSource
 from latentmas_ray.topology.agent import AgentMemory
@@ -107,6 +111,9 @@ class Answer:
     batch_size: int | None = None  # questions in its batch; None in rows of older versions
     numbers_from: NumberSource | None = None  # whose numbers it has; None without notes that say so (task `facts`)
     adoption: Adoption | None = None  # what became of what one agent was told wrongly (memory corrupted)
+    votes: tuple[AnswerVote, ...] = ()  # all answers to the question, if it has several; one of them is `answer`
+    decision: RowDecision | None = None  # how that was chosen
+    hint: HintUse | None = None  # the hint that it was written with, in a run with hints
     trace: Trace | None = field(default=None, compare=False)  # if it was traced; stored in traces.jsonl
     returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
@@ -189,7 +196,9 @@ class Answer:
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
             **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
             **({"convergence": convergence} if convergence else {}),  # not in rows of older versions
+            **votes_row(self.votes, self.decision),  # with several answers
             **({} if self.adoption is None else {"adoption": asdict(self.adoption)}),  # with memory corrupted
+            **({} if self.hint is None else {"hint": self.hint.to_row()}),  # in a run with hints
             **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
@@ -214,6 +223,7 @@ class Answer:
             for name, tokens in row["tokens"]["agents"].items()
         }
         transfers = tuple(Transfer(**current_transfer(transfer))._asdict() for transfer in row["transfers"])
+        votes, decision = votes_of_row(row)
         plain = {key: row[key] for key in ("id", "question", "gold", "answer", "prediction", "correct", "seconds")}
         return cls(
             **plain,
@@ -221,8 +231,11 @@ class Answer:
             agents=_AGENTS.validate_python(agents),
             transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
+            votes=votes,
+            decision=decision,
             numbers_from=_one_of(NumberSource, row.get("numbers_from"), "numbers_from"),
             adoption=None if row.get("adoption") is None else _ADOPTION.validate_python(row["adoption"]),
+            hint=hint_of_row(row.get("hint")),
         )
 
 
@@ -298,6 +311,7 @@ class Summary:
     moved_bytes: int  # of all transfers
     exposed_seconds: float = 0.0  # mean per transfer: how long the reader waited after all memory was final
     adoption: AdoptionFigures | None = None  # with memory corrupted
+    hints: HintFigures | None = None  # of a run with hints
     codec: str = "none"
     relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec: RMS, of the worst transfer
     seconds: float  # wall clock of answering since the last start, without loading the models
@@ -314,6 +328,7 @@ class Summary:
     num_cut_off: int | None = None  # questions with a text that ended early; None if no row says so (older versions)
     cut_off: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by agent, and by reason
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
+    votes: VoteFigures | None = None  # with several answers to a question
     layout_speed: LayoutSpeed | None = None  # with `replicas auto`: predicted and reached, after the warm-up
 
     @property

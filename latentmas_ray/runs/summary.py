@@ -8,6 +8,9 @@ from latentmas_ray.config import RunConfig
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.accounting import agent_stats, convergence_stats, transfer_stats
 from latentmas_ray.runs.controls.adoption import Adoption, adoption_figures
+from latentmas_ray.runs.decisions.figures import vote_figures
+from latentmas_ray.runs.hints.rows import mean_by_question
+from latentmas_ray.runs.hints.scores import HintFigures
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
 from latentmas_ray.stats import accuracy_interval
 from latentmas_ray.tasks.question import NumberSource
@@ -47,15 +50,17 @@ def summarise(
     warm_up: WarmUp | None = None,
     made_with: Mapping[str, str] | None = None,
     layout_speed: LayoutSpeed | None = None,
+    hints: HintFigures | None = None,
 ) -> Summary:
     """Return the summary of a whole run.
 
     `answers` are those of the whole journal, `num_resumed` of them from before this start. `seconds` is the wall-clock
     time since this start, `warm_up` has received its results, `made_with` is from `describe_environment`,
-    `layout_speed` from a run whose layout was searched. Accuracy is over the graded questions; failed questions are
-    not graded.
+    `layout_speed` from a run whose layout was searched, `hints` from one with hints. Accuracy is over the graded
+    questions, those with hints as the mean over these; failed questions are not graded.
     """
-    graded = [answer.correct for answer in answers if answer.correct is not None]
+    graded = [*mean_by_question(answers).values()]
+    errors = [transfer.relative_error for answer in answers for transfer in answer.transfers]
     return Summary(
         method=config.method,
         topology=config.topology,
@@ -76,10 +81,9 @@ def summarise(
         evicted_bytes_per_question=mean_or_zero([answer.evicted_bytes for answer in answers]),
         moved_bytes=sum(transfer.moved_bytes for answer in answers for transfer in answer.transfers),
         adoption=adoption_figures([adoptions(answers)]),
+        hints=hints,
         codec=config.codec,
-        relative_error=max(
-            (transfer.relative_error for answer in answers for transfer in answer.transfers), default=0.0
-        ),
+        relative_error=max(errors, default=0.0),
         exposed_seconds=_exposed_seconds(answers),
         seconds=seconds,
         questions_per_second=(len(answers) - num_resumed) / seconds if seconds > 0 else 0.0,
@@ -93,6 +97,7 @@ def summarise(
         num_cut_off=count_cut_off(answers),
         cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},
+        votes=vote_figures([(answer.votes, answer.decision) for answer in answers if answer.decision is not None]),
         layout_speed=layout_speed,
     )
 

@@ -47,9 +47,12 @@ class BatchState:
         self.lost_segments: set[str] = set()  # agents whose turns have results and whose segments are lost
         self.handles: dict[str, TurnHandle] = {}
         self.results: dict[str, TurnResult] = {}
-        # By question: the answering agent's result for it alone and the seconds since admission, until all other agents
-        # have their results for the batch.
-        self.early: dict[str, tuple[TurnResult, float]] = {}
+        # By question and answering agent: its result for the question alone, until all other agents have their results;
+        # and the seconds from admission to the last of them.
+        self.early: dict[str, dict[str, TurnResult]] = {}
+        self.early_seconds: dict[str, float] = {}
+        # By question and answering agent: why it has no answer, although other agents may have one.
+        self.no_answer: dict[str, dict[str, str]] = {}
         self.settled: set[str] = set(self.batch.done)
         self._written: dict[str, dict[str, int]] = {}  # by agent and question: tokens of texts that are being written
         self._index = topology_index
@@ -97,7 +100,8 @@ class BatchState:
     @property
     def num_unanswered(self) -> int:
         """How many questions agents still work on."""
-        return len(self.batch.questions) - len(self.settled) - len(self.early)
+        early = sum(self.is_answered(name) for name in self.early)
+        return len(self.batch.questions) - len(self.settled) - early
 
     @property
     def unfinished(self) -> list[TurnHandle]:
@@ -106,9 +110,21 @@ class BatchState:
 
     @property
     def awaits_only_answers(self) -> bool:
-        """Whether all agents but the answering one have results."""
-        answering = self._index.topology.answering_agent.name
-        return all(agent.name in self.results or agent.name == answering for agent in self._index.agents)
+        """Whether all agents but the answering ones have results."""
+        return all(agent.name in self.results or agent.name in self._index.answering for agent in self._index.agents)
+
+    def is_answered(self, question_id: str) -> bool:
+        """Whether every answering agent has finished a question, which need not be settled yet."""
+        early = self.early.get(question_id, {})
+        return all(name in early or name in self.results for name in self._index.answering)
+
+    def _needs_no_text(self, question_id: str, agent: str) -> bool:
+        """Whether an agent need not write for a question, as its text is there, or is not needed."""
+        if question_id in self.settled:
+            return True
+        if agent in self._index.answering:
+            return agent in self.early.get(question_id, {})
+        return question_id in self.early and self.is_answered(question_id)
 
     def note_tokens(self, agent: str, question_id: str, num_tokens: int) -> None:
         """Note how many tokens of a text are written; the agent's turn is not over."""
@@ -127,7 +143,7 @@ class BatchState:
     @property
     def num_writing(self) -> int:
         """How many questions have a text that is being written."""
-        over = self.settled | self.early.keys()
+        over = self.settled | {name for name in self.early if self.is_answered(name)}
         return len({name for tokens in self._written.values() for name in tokens} - over)
 
     def next_request(self) -> TurnRequest | None:
@@ -139,7 +155,8 @@ class BatchState:
                 texts = {name: self.results[name].texts for name in self._index.texts[agent.name]}
                 request = self._build_turn(agent, texts)
             if agent.thinks == "text":
-                skipped = frozenset(self.settled | self.early.keys())
+                known = self.settled | self.early.keys()
+                skipped = frozenset(name for name in known if self._needs_no_text(name, agent.name))
                 return replace(request, skipped=skipped) if skipped else request
             return request
         return None

@@ -7,23 +7,27 @@ from latentmas_ray.runs.results import ReturnedMemory
 from latentmas_ray.scheduler.answers import FinishedQuestions, make_answers, returned_memories
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
-from latentmas_ray.scheduler.protocol import TurnHandle
+from latentmas_ray.scheduler.protocol import TurnDone, TurnHandle
+from latentmas_ray.scheduler.retry import RetryState, TurnFailure
 from latentmas_ray.scheduler.run import Run
 from latentmas_ray.tasks.question import Question
 
 
 def finish_question(run: Run, batch_state: BatchState, question_id: str, result: TurnResult, now: float) -> None:
-    """Handle the answering agent's result for one question, whose turn may still run for others.
+    """Handle an answering agent's result for one question, whose turn may still run for others.
 
     It waits in `BatchState.early` until the other agents have results, which are part of an answer. Does nothing if the
     question is settled. `now` is in seconds of the scheduler's clock.
     """
-    if question_id in batch_state.settled or question_id in batch_state.early:
+    early = batch_state.early.get(question_id, {})
+    if question_id in batch_state.settled or result.agent in early:
         return
     if result.failed:
         settle_failed(run, batch_state, result)
-        return
-    batch_state.early[question_id] = result, _seconds(batch_state, now)
+        if question_id in batch_state.settled:
+            return
+    batch_state.early[question_id] = {**early, result.agent: result}
+    batch_state.early_seconds[question_id] = _seconds(batch_state, now)
     finish_early(run, batch_state)
 
 
@@ -31,12 +35,12 @@ def finish_early(run: Run, batch_state: BatchState) -> None:
     """Grade the questions that were finished before the batch, if all other agents have results."""
     if not (batch_state.early and batch_state.awaits_only_answers):
         return
-    answering = run.topology.answering_agent.name
     for question in batch_state.open_questions:
-        if question.id in batch_state.early:
-            result, seconds = batch_state.early.pop(question.id)
-            results = {**batch_state.results, answering: result}
-            _grade(run, batch_state, [question], results, seconds, is_single=True)
+        if question.id in batch_state.early and batch_state.is_answered(question.id):
+            early = batch_state.early.pop(question.id)
+            seconds = batch_state.early_seconds.pop(question.id)
+            results = {**batch_state.results, **early}
+            _grade(run, batch_state, [question], results, seconds, single=frozenset(early))
 
 
 def finish_batch(run: Run, batch_state: BatchState, now: float) -> None:
@@ -57,12 +61,18 @@ def settle_failed(
     result: TurnResult,
     cancel: Callable[[Sequence[TurnHandle], Collection[str]], None] | None = None,
 ) -> None:
-    """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed.
-    `cancel` is that of the runtime: parallel agents may still write them."""
+    """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed. Of
+    several answering agents one that fails for good has no answer, and the others answer. `cancel` is that of the
+    runtime: parallel agents may still write them."""
     if not result.failed:
         return
-    over = batch_state.settled | batch_state.early.keys()
-    failed = {name: why for name, why in result.failed.items() if name not in over}
+    failed = {
+        name: why
+        for name, why in result.failed.items()
+        if name not in batch_state.settled and result.agent not in batch_state.early.get(name, {})
+    }
+    for name in [one for one in failed if _others_answer(run, batch_state, one, result.agent)]:
+        batch_state.no_answer.setdefault(name, {})[result.agent] = failed.pop(name)
     batch_state.settled.update(failed)
     attempts, final = batch_state.retry.after_some(failed, run.settings.max_attempts)
     run.retry(attempts)
@@ -71,12 +81,49 @@ def settle_failed(
         cancel(batch_state.unfinished, failed.keys())
 
 
+def _others_answer(run: Run, batch_state: BatchState, question_id: str, agent: str) -> bool:
+    """Whether a question that has failed at an agent for good may be answered by others."""
+    without = {*batch_state.no_answer.get(question_id, {}), agent}
+    is_final = batch_state.retry.number >= run.settings.max_attempts
+    return is_final and run.others_vote(agent) and not without.issuperset(run.topology_index.answering)
+
+
+def attempts_after(run: Run, batch_state: BatchState, failure: TurnFailure) -> tuple[list[RetryState], dict[str, str]]:
+    """See `RetryState.after`."""
+    most, others_vote = run.settings.max_attempts, run.others_vote(failure.agent)
+    return batch_state.open_attempt.after(failure, most, others_vote=others_vote)
+
+
+def failed_alone(run: Run, batch_state: BatchState, failure: TurnFailure, handle: TurnHandle) -> TurnDone | None:
+    """Return the turn of an answering agent that has failed for good, as one without an answer, if others may answer
+    the batch's only question; None if the batch has failed with it."""
+    retry = batch_state.retry
+    is_doubtful = failure.is_loss and not failure.lacks_memory and not retry.runs_alone
+    (question, *more) = batch_state.batch.questions
+    if more or is_doubtful or failure.agent != handle.agent:
+        return None
+    if not _others_answer(run, batch_state, question.id, handle.agent):
+        return None
+    why = failure.refused.get(question.id, failure.reason)
+    return TurnDone(
+        handle,
+        TurnResult(
+            agent=handle.agent,
+            prompt_tokens=(0,),
+            output_token_ids=((),),
+            texts=("",),
+            cut_off=("no",),
+            failed={question.id: why},
+        ),
+    )
+
+
 def collect_grades(run: Run, timeout_seconds: float) -> bool:
     """Add graded answers to the run's results. Returns whether there were any. Raises what the grader raised."""
     graded = run.grading.collect(timeout_seconds)
     for finished, grades in graded:
         memories = _memories(run, finished.batch, finished.results) if run.request.keeps_memory else None
-        for answer in make_answers(finished, run.topology_index, grades, memories=memories):
+        for answer in make_answers(finished, run.topology_index, grades, run.settings, memories=memories):
             if run.add_result(answer):
                 run.counters.count_answer(answer)
     return bool(graded)
@@ -89,15 +136,21 @@ def _grade(
     results: Mapping[str, TurnResult],
     seconds: float,
     *,
-    is_single: bool = False,
+    single: frozenset[str] = frozenset(),
 ) -> None:
-    """Start grading these questions. `results` must not change any more: a batch loses results when it is rewound."""
+    """Start grading these questions. `results` must not change any more: a batch loses results when it is rewound.
+    Those of the agents `single` are for the one question alone."""
     batch_state.settled.update(question.id for question in questions)
     finished = FinishedQuestions(
-        batch=batch_state.batch, questions=tuple(questions), results=results, seconds=seconds, is_single=is_single
+        batch=batch_state.batch,
+        questions=tuple(questions),
+        results=results,
+        seconds=seconds,
+        single=single,
+        failed={question.id: batch_state.no_answer.get(question.id, {}) for question in questions},
     )
-    final, answering = results[run.topology.answering_agent.name], run.topology.answering_agent.name
-    texts = [final.texts[finished.index_in(answering, question, answering)] for question in questions]
+    answering = run.topology_index.answering
+    texts = [[text.text for _, _, text in finished.texts_of(question, answering)] for question in questions]
     run.grading.submit(finished, list(zip(questions, texts, strict=True)))
 
 

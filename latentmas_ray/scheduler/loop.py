@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
+from latentmas_ray.scheduler import finish
 from latentmas_ray.scheduler.batch_state import BatchState
-from latentmas_ray.scheduler.finish import collect_grades, finish_batch, finish_early, finish_question, settle_failed
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
 from latentmas_ray.scheduler.protocol import (
@@ -67,9 +67,8 @@ class Scheduler:
         """Start a run. Its results are added to `Run.results` until `Run.is_over`, one for each open question of its
         batches, in the order in which they finish.
 
-        If a turn fails, its batch fails: the questions are retried one by one, and a question that fails again becomes
-        a Failure. `Run.error` is the error that ended the run early: ActorError and ClusterError, which end all runs,
-        or an InputError that is found only while the run is active, such as a prompt that cannot be rendered.
+        A batch whose turn fails is retried (`scheduler.retry`). `Run.error` is what ended the run early: ActorError and
+        ClusterError, which end all runs, or an InputError that is found late, as a prompt that cannot be rendered.
         """
         run = Run(
             request,
@@ -216,7 +215,7 @@ class Scheduler:
             if (found := self._in_flight.get(question.handle)) is not None and question.result is not None:
                 run, batch_state = found
                 with self._recording_errors(failed, run):
-                    finish_question(run, batch_state, question.question_id, question.result, self._clock())
+                    finish.finish_question(run, batch_state, question.question_id, question.result, self._clock())
                     self._collect_grades_of(run, 0.0)
         for one in done:
             if (found := self._in_flight.take(one.handle)) is not None:
@@ -294,7 +293,7 @@ class Scheduler:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
         batch_state.add_result(result)
-        settle_failed(run, batch_state, result, self._runtime.cancel)
+        finish.settle_failed(run, batch_state, result, self._runtime.cancel)
         to_free = batch_state.take_segments_to_free()
         needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
         if submit_next and needs_more:
@@ -305,9 +304,9 @@ class Scheduler:
         self._free_segments(batch_state, to_free)
         if batch_state.is_complete:
             run.batch_states.remove(batch_state)
-            finish_batch(run, batch_state, self._clock())
+            finish.finish_batch(run, batch_state, self._clock())
         elif needs_more:
-            finish_early(run, batch_state)
+            finish.finish_early(run, batch_state)
         else:
             self._drop_batch(run, batch_state)
         self._collect_grades_of(run, 0.0)
@@ -326,7 +325,7 @@ class Scheduler:
 
     def _collect_grades_of(self, run: Run, timeout_seconds: float) -> bool:
         try:
-            return collect_grades(run, timeout_seconds)
+            return finish.collect_grades(run, timeout_seconds)
         except LatentMASError as error:
             self._fail([run], error)
             return True
@@ -352,6 +351,8 @@ class Scheduler:
             ):
                 self._rewind(run, batch_state, failure, dead)
                 run.counters.count_fault(event.handle, failure.reason)
+            elif (done := finish.failed_alone(run, batch_state, failure, event.handle)) is not None:
+                self._handle_outcomes([], [done])
             else:
                 self._fail_batch(run, batch_state, failure)
         if submit_next and batch_state in run.batch_states:
@@ -369,7 +370,7 @@ class Scheduler:
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
         """Cancel a failed batch. Its questions are tried again, or fail for good."""
         self._drop_batch(run, batch_state)
-        attempts, failed = batch_state.open_attempt.after(failure, run.settings.max_attempts)
+        attempts, failed = finish.attempts_after(run, batch_state, failure)
         run.retry(attempts)
         run.add_failures(failure.agent, failed)
 

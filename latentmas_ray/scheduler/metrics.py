@@ -169,7 +169,7 @@ class RunMetrics:
         agent = result.agent
         self._count(TURNS, 1, agent)
         self._count(TOKENS, sum(result.prompt_tokens), agent, "prompt")
-        self._count(TOKENS, sum(map(len, result.output_token_ids)), agent, "output")
+        self._count(TOKENS, result.total_written, agent, "output")
         self._count(LATENT_STEPS, result.total_steps, agent)
         for phase, seconds in vars(result.phases).items():
             self._count(PHASE_SECONDS, seconds, agent, phase)
@@ -220,7 +220,7 @@ class RunCounters:
         """Count the prompt, latent and output tokens of a finished turn."""
         result, handle = event.result, event.handle
         self._tokens += sum(result.prompt_tokens) + result.total_steps
-        self._tokens += sum(len(ids) for ids in result.output_token_ids)
+        self._tokens += result.total_written
         self.send(
             TurnFinished(report=result, question_ids=handle.question_ids, place=handle.place, seen_at=event.seen_at)
         )

@@ -115,8 +115,10 @@ def events_of_result(
     The order is `TokensWritten`, `TurnDone`, and for the answering agent `QuestionDone`.
     """
     wanted = handle.question_ids if question_ids is None else question_ids
-    tokens = zip(handle.question_ids, result.output_token_ids, strict=False)
-    written = [TokensWritten(handle, name, len(ids)) for name, ids in tokens if name in wanted]
+    tokens = [(name, result.num_written(place)) for place, name in enumerate(handle.question_ids)]
+    written = [
+        TokensWritten(handle, name, count) for name, count in tokens if result.output_token_ids and name in wanted
+    ]
     done = [QuestionDone(handle, name) for name in handle.question_ids if handle.is_last and name in wanted]
     return [*written, TurnDone(handle, result), *done]
 

@@ -3,7 +3,7 @@
 * A lost turn (its actor died, or memory that it reads is lost) is submitted again, and so are the turns whose segments
   it needs and that no longer exist. A batch that loses too many turns by its own suspected fault counts as failed.
 * A batch with questions that do not fit the model's positions loses those, which fail at once, and is tried again
-  with the others together.
+  with the others together. Of several answering agents one whose positions are too few has no answer to them.
 * A question that could not be written, in a turn that wrote the others, leaves its batch and is retried alone.
 * Any other failed batch is split: each of its questions is retried alone. A question fails for good after
   `max_attempts` attempts in total.
@@ -38,12 +38,18 @@ class RetryState:
         is `max_losses` divided by the number of the attempt, and at least 1."""
         return num_losses <= max(1, max_losses // self.number)
 
-    def after(self, failure: "TurnFailure", max_attempts: int) -> tuple[list["RetryState"], dict[str, str]]:
-        """Return the attempts that follow a failure, and the questions that failed for good, each with its reason."""
+    def after(
+        self, failure: "TurnFailure", max_attempts: int, *, others_vote: bool = False
+    ) -> tuple[list["RetryState"], dict[str, str]]:
+        """Return the attempts that follow a failure, and the questions that failed for good, each with its reason.
+        `others_vote`: the agent that failed is one of several that answer."""
         if failure.refused:
             ids = [question.id for question in self.batch.open_questions if question.id in failure.refused]
             left = self.batch.without(failure.refused.keys())
             others = [replace(self, batch=left)] if left.open_questions else []
+            if others_vote and self.number < max_attempts:  # its last attempt: without the answer of that agent
+                alone = [one for one in self.batch.split() if one.questions[0].id in failure.refused]
+                return [*others, *(replace(self, batch=one, number=max_attempts) for one in alone)], {}
             return others, {name: failure.refused[name] for name in ids}
         with_actor = failure.is_loss and not failure.lacks_memory
         is_doubtful = with_actor and not self.runs_alone

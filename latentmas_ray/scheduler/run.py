@@ -77,7 +77,8 @@ class Run:
         self.batch_states: set[BatchState] = set()
         self._writing: set[BatchState] = set()  # whose texts grow; some may be over
         self.grading: Grading[FinishedQuestions] = Grading(
-            grade_unconfined if self.settings.unsafe_programs else grader
+            grade_unconfined if self.settings.unsafe_programs else grader,
+            votes=self.settings.votes(self.topology_index),
         )
         self.results: deque[Result] = deque()
         self.error: BaseException | None = None  # the error that ended the run; raised after the last result
@@ -130,6 +131,11 @@ class Run:
     def runs_alone(self) -> bool:
         """Whether a batch is in flight that must run alone: it is then the only one of all runs."""
         return len(self.batch_states) == 1 and next(iter(self.batch_states)).retry.runs_alone
+
+    def others_vote(self, agent: str) -> bool:
+        """Whether an agent answers, and others do, too: a question may do without its answer."""
+        answering = self.topology_index.answering
+        return agent in answering and len(answering) > 1
 
     @property
     def num_unanswered(self) -> int:

@@ -16,6 +16,7 @@ from latentmas_ray.config import (
     latent_steps_of,
 )
 from latentmas_ray.engine.turn import GivenMemory, KeepRule, Prompt, Sampling, SentAs, TurnRequest
+from latentmas_ray.runs.decisions.decide import DecisionSettings
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.tasks.question import Question
@@ -45,14 +46,20 @@ class DriverSettings:
     guard: GuardName = "off"  # what happens to thoughts with an alarm
     unsafe_programs: bool = False  # see `tasks.grade`
     decode_batch: int | None = None  # questions that a replica of a text agent writes at the same time; None: any
+    samples: int = 1  # answers of each answering agent to a question
+    decision: DecisionSettings = field(default_factory=DecisionSettings)  # how several become one
     max_losses: int = 3  # of a batch, see RetryState.can_resubmit_lost_turns
 
     @classmethod
     def from_config(
-        cls, config: RunConfig, traced: Iterable[str] = (), prompts: RenderedPrompts | None = None
+        cls,
+        config: RunConfig,
+        traced: Iterable[str] = (),
+        prompts: RenderedPrompts | None = None,
+        decision: DecisionSettings | None = None,
     ) -> "DriverSettings":
         """Build from a run's configuration; `traced` are the ids of the questions to be traced, `prompts` the rendered
-        prompts."""
+        prompts, `decision` is for questions with several answers."""
         return cls(
             latent_steps=config.latent_steps,
             sampling=Sampling(
@@ -72,8 +79,14 @@ class DriverSettings:
             keep_layers=config.keep_layers,
             guard=config.guard,
             decode_batch=config.decode_batch,
+            samples=config.samples,
+            decision=decision or DecisionSettings(),
             is_colocated=config.placement == "colocate",
         )
+
+    def votes(self, index: "TopologyIndex") -> bool:
+        """Whether a question has several answers."""
+        return len(index.answering) * self.samples > 1
 
     def batches_in_flight(self, num_agents: int) -> int:
         """Return how many batches may be in flight: one for each actor, and one more so that the first never waits.
@@ -98,7 +111,8 @@ class DriverSettings:
 
 
 # answer: all agents run. think: all agents but the answering one run, and the memory that it would read is the result.
-# answer-from-memory: only the answering agent runs, on memory of an earlier run.
+# answer-from-memory: only the answering agent runs, on memory of an earlier run. Both are for topologies in which one
+# agent answers.
 Goal = Literal["answer", "think", "answer-from-memory"]
 
 
@@ -111,16 +125,18 @@ class TopologyIndex:
     sources: Mapping[str, tuple[str, ...]]  # latent agents whose segments it reads, directly or not
     texts: Mapping[str, tuple[str, ...]]  # text agents whose texts are in its prompt
     readers: Mapping[str, frozenset[str]]
-    read_by_answering: tuple[str, ...]  # latent agents that run and whose segments the answering agent reads
+    read_by_answering: tuple[str, ...]  # latent agents that run and whose segments answering agents read
+    answering: tuple[str, ...]  # the agents that answer
 
     @classmethod
     def of(cls, topology: Topology, goal: Goal = "answer") -> "TopologyIndex":
         """The topology_index through `topology`."""
-        answering = topology.answering_agent
+        answering = tuple(agent.name for agent in topology.answering_agents)
         if goal == "answer-from-memory":
-            none: dict[str, tuple[str, ...]] = {answering.name: ()}
-            return cls(topology, (answering,), none, none, {answering.name: frozenset()}, ())
-        agents = tuple(agent for agent in topology.agents if goal == "answer" or agent.name != answering.name)
+            none: dict[str, tuple[str, ...]] = dict.fromkeys(answering, ())
+            readers = dict.fromkeys(answering, frozenset[str]())
+            return cls(topology, topology.answering_agents, none, none, readers, (), answering)
+        agents = tuple(agent for agent in topology.agents if goal == "answer" or agent.name not in answering)
         names = [agent.name for agent in agents]
         sources = {name: agents_of(topology.memory_read_by(name)) for name in names}
         return cls(
@@ -129,7 +145,8 @@ class TopologyIndex:
             sources=sources,
             texts={name: tuple(agent.name for agent in topology.text_ancestors(name)) for name in names},
             readers={name: frozenset(reader for reader in names if name in sources[reader]) for name in names},
-            read_by_answering=agents_of(topology.memory_read_by(answering.name)),
+            read_by_answering=agents_of(memory for name in answering for memory in topology.memory_read_by(name)),
+            answering=answering,
         )
 
 
@@ -197,7 +214,9 @@ def build_turn(
         keeps_memory=keeps_memory,
         traced=settings.traced and settings.traced & {question.id for question in batch.open_questions},
         guard=settings.guard if agent.thinks == "latent" else "off",
-        is_last=agent.name == topology.answering_agent.name,
+        is_last=topology.answers(agent.name),
+        others_read=len(topology.answering_agents) > 1,
+        samples=settings.samples if topology.answers(agent.name) else 1,
         decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
 

@@ -227,6 +227,7 @@ def workload_of(config: RunConfig, **more: Any) -> Workload:
         steps_may_stop=latent_steps_of(config.latent_steps).may_stop,
         thoughts_read_vocabulary=parse_thoughts(config.thoughts).name in _MIXED_FROM_WORDS,
         keep=config.keep,
+        samples=config.samples,
         max_new_tokens=config.max_new_tokens or own or MAX_NEW_TOKENS,
         **more,
     )

@@ -1,19 +1,21 @@
 """One call of `ask`, `map`, `as_completed` or `think`, checked before it runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from latentmas_ray import tasks
 from latentmas_ray.config import RunConfig, describe_models
 from latentmas_ray.engine.turn import GivenMemory
-from latentmas_ray.errors import ConfigError, MemoryInputError
+from latentmas_ray.errors import ConfigError, MemoryInputError, TopologyError
+from latentmas_ray.runs.decisions.decide import DecisionSettings
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
 from latentmas_ray.scheduler.turns import DriverSettings, Goal
+from latentmas_ray.system.deciding import check_votes, decision_of
 from latentmas_ray.system.team.run_models import team_of
 from latentmas_ray.tasks import check_graders
 from latentmas_ray.tasks.question import Question
@@ -30,6 +32,7 @@ class Call:
 
     questions: Sequence[Question]
     request: RunRequest
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
     check_memory: Callable[[RuntimeInfo], None] | None = None  # called once the runtime has started
 
 
@@ -50,9 +53,14 @@ def plan_call(
     Raises ConfigError if the call asks for memory that no agent hands over, TopologyError for prompts that these
     questions cannot render, TaskError for questions whose graders are not installed.
     """
+    if keep_memory or thinks or memory is not None or config.save_memory is not None:
+        check_one_reader(topology)
     # With `memory` only the answering agent runs.
-    answering = [topology.answering_agent.replace(reads=())]
+    answering = [agent.replace(reads=()) for agent in topology.answering_agents]
     prompts = RenderedPrompts.of(topology if memory is None else topology.replace(agents=answering), questions)
+    decision = decision_of(config, topology)
+    if decision.votes:
+        check_votes(questions)
     check_graders(questions, unsafe_programs=config.unsafe_programs)
     team = team_of(config, topology)
     for one in team.models:
@@ -65,7 +73,7 @@ def plan_call(
     resolved = config.resolved(tasks.task_max_new_tokens(questions))
     request = RunRequest(
         topology=topology,
-        settings=settings_of(resolved, questions, prompts),
+        settings=settings_of(resolved, questions, prompts, decision),
         batches=plan_batches(questions, config.batch_size),
         observer=observer,
         goal=goal,
@@ -74,12 +82,15 @@ def plan_call(
         team=team,
     )
     check = None if memory is None else partial(_check_fits, memory, topology.answering_agent.name, team)
-    return Call(questions=questions, request=request, check_memory=check)
+    return Call(questions=questions, request=request, decision=decision, check_memory=check)
 
 
-def settings_of(config: RunConfig, questions: Sequence[Question], prompts: RenderedPrompts) -> DriverSettings:
+def settings_of(
+    config: RunConfig, questions: Sequence[Question], prompts: RenderedPrompts, decision: DecisionSettings
+) -> DriverSettings:
     """Return the scheduler's part of a configuration; the first `config.trace` questions are traced."""
-    return DriverSettings.from_config(config, [question.id for question in questions[: config.trace]], prompts)
+    traced = [question.id for question in questions[: config.trace]]
+    return DriverSettings.from_config(config, traced, prompts, decision)
 
 
 def given_memory(memory: "Memory") -> GivenMemory:
@@ -103,6 +114,7 @@ def check_is_memory(memory: object) -> None:
 def check_returns_memory(config: RunConfig, topology: Topology) -> None:
     """Raise ConfigError if the answering agent reads no memory, or that of another model: then what it reads is not
     what was written, and its segments do not fit together."""
+    check_one_reader(topology)
     answering, use = topology.answering_agent.name, "keep" if config.save_memory is None else "save (save_memory)"
     if topology.memory_read_by(answering):
         foreign = team_of(config, topology).foreign_to(topology, answering)
@@ -118,6 +130,14 @@ def check_returns_memory(config: RunConfig, topology: Topology) -> None:
         field, value, remedy = "memory", config.memory, "use another control, or matched"
     expected = f"the answering agent of {topology.name} reads no memory, so there is none to {use}; {remedy}"
     raise ConfigError(field, value, expected)
+
+
+def check_one_reader(topology: Topology) -> None:
+    """Raise TopologyError if several agents answer: each reads memory of its own."""
+    if len(topology.answering_agents) > 1:
+        names = ", ".join(agent.name for agent in topology.answering_agents)
+        expected = f"{names} answer, and each reads memory of its own: memory is kept and given where one agent answers"
+        raise TopologyError(topology.at("agents"), topology.name, expected)
 
 
 def _check_fits(memory: "Memory", reader: str, team: Team, info: RuntimeInfo) -> None:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed, SpeedMeter
 from latentmas_ray.runs.accounting import busy_seconds
 from latentmas_ray.runs.controls.names import check_no_controls
+from latentmas_ray.runs.decisions.decide import DecisionSettings
 from latentmas_ray.runs.environment import describe_environment
 from latentmas_ray.runs.folder import check_folder_name
+from latentmas_ray.runs.hints.figures import hint_figures
 from latentmas_ray.runs.journal import CONFIG_NAME, Journal
 from latentmas_ray.runs.multi_seed import (
     SeedRun,
@@ -34,6 +37,7 @@ from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import Result
 from latentmas_ray.seeds import parse_seeds
+from latentmas_ray.system.deciding import decide_answers
 from latentmas_ray.system.drivers.journals import finish_folders, take_over
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.tasks.question import Question
@@ -69,17 +73,19 @@ class Evaluation:
         check: Callable[[RunConfig], None],
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
+        decide: DecisionSettings | None = None,
         observe: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
         """`pinned` has the facts, besides the configuration, that a resumed run must share with the first; `topology`
         is the text of one that is not built in. `check` raises ConfigError for a number of latent steps that does not
-        fit. `start` starts the runtime for a number of batches; `run` answers the questions of batches. `observe` gets
-        what a run measures of itself."""
+        fit. `start` starts the runtime for a number of batches; `run` answers the questions of batches; `decide`
+        makes one answer of several. `observe` gets what a run measures of itself."""
         self._config = config
         self._questions = questions
         self._pinned, self._topology = dict(pinned), topology
         self._check = check
         self._start, self._run, self._observe = start, run, observe
+        self._decision = decide or DecisionSettings()
 
     @property
     def questions(self) -> Sequence[Question]:
@@ -191,6 +197,9 @@ class Evaluation:
         seconds = time.perf_counter() - start
         if journal:
             finish_folders(journal)
+        answers = decide_answers(answers, self._questions, replace(self._decision, seed=config.seed))
+        if journal:
+            journal.replace(answers)
         summary = summarise(
             answers,
             failures,
@@ -200,6 +209,7 @@ class Evaluation:
             warm_up=warm_up,
             made_with=describe_environment(config.runtime, info.description if info else None),
             layout_speed=measured.speed(),
+            hints=hint_figures(answers, {one.id: one for one in self._questions}, seed=config.seed),
         )
         if journal:
             summary = journal.finish(summary)

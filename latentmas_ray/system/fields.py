@@ -8,9 +8,11 @@ from typing import Literal, TypedDict
 from latentmas_ray.config import (
     ActorLink,
     CodecName,
+    DecisionRule,
     DTypeName,
     EngineName,
     GuardName,
+    HintSource,
     KeepBy,
     KeepLayers,
     MemoryName,
@@ -39,6 +41,11 @@ class RunFields(TypedDict, total=False):
     top_p: float
     max_new_tokens: int | None
     seed: int
+    samples: int
+    decides: DecisionRule | None
+    decide_accuracies: str | None
+    abstractions: int | None
+    hints: HintSource
     engine: EngineName
     decode_batch: int | None
     sampler: SamplerName

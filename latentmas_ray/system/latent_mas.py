@@ -16,6 +16,7 @@ from latentmas_ray.runs.controls.summary import ControlsSummary
 from latentmas_ray.runs.multi_seed import SeedsSummary
 from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory, Summary
 from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.system.deciding import decider
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.settings import StartSettings, find_preset, read_config_file
@@ -369,6 +370,7 @@ class LatentMAS:
             partial(self._setup.live.arun, call.request, call.check_memory),
             [question.id for question in call.questions],
             finish=partial(folder.save, returns_memory=keep_memory),
+            decide=decider(call.questions, call.decision),
             in_order=in_order,
             return_failures=return_failures,
         )

@@ -201,12 +201,16 @@ def text_setups(
     from latentmas_ray.actors.text.vllm_runner import load_vllm_runner
     from latentmas_ray.writing.load import load_text_runner
 
-    setups: dict[tuple[str, AgentModel], TextSetup] = {}
+    setups: dict[tuple[str, AgentModel, int], TextSetup] = {}
+    found = {}
     for agent, choice in choices.items():
         engine, one = choice.engine, models.team.by_agent[agent]
-        if (engine, one) in setups:
+        samples = config.samples if topology.answers(agent) else 1
+        if (engine, one, samples) in setups:
+            found[agent] = setups[engine, one, samples]
             continue
-        max_running, named = config.written_at_once(engine), models.loading(one, topology)
+        num_questions, named = config.written_at_once(engine), models.loading(one, topology)
+        max_running = num_questions * samples  # texts
         make_runner: Callable[[], TextRunner] = partial(
             load_text_runner,
             models.place_of(one),
@@ -228,8 +232,9 @@ def text_setups(
                 sampler=config.sampler,
                 takes_inputs=config.transfer == "recompute",
             )
-        setups[engine, one] = TextSetup(make_runner=make_runner, max_running=max_running, engine=engine)
-    return {agent: setups[choice.engine, models.team.by_agent[agent]] for agent, choice in choices.items()}
+        found[agent] = TextSetup(make_runner=make_runner, max_running=num_questions, engine=engine)
+        setups[engine, one, samples] = found[agent]
+    return found
 
 
 def make_metrics(config: RunConfig) -> MetricSink | None:

@@ -23,6 +23,7 @@ from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.placement import WHOLE_CLUSTER
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.controls.names import check_controls
+from latentmas_ray.runs.decisions.decide import DecisionSettings
 from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
@@ -30,6 +31,7 @@ from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.system.auto_layout import check_layout
 from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
 from latentmas_ray.system.controls import ControlsEvaluation
+from latentmas_ray.system.deciding import check_votes, decision_of, pinned_accuracies
 from latentmas_ray.system.drivers.drivers import Drivers
 from latentmas_ray.system.engines import check_engines
 from latentmas_ray.system.evaluation import Evaluation
@@ -47,7 +49,9 @@ from latentmas_ray.topology import (
     RenderedPrompts,
     Topology,
     apply_control,
+    apply_hints,
     apply_method,
+    ask_with_hints,
     builtin_for,
     corrupt_one,
     digest_topology,
@@ -93,6 +97,7 @@ class Setup:
         set_here = fields.keys() | ({"topology"} if isinstance(topology, str) else set())
         self._warn_of_unused(self.config, set_before | set_here)
         check_engines(self.config, self.topology, has_name=given is None)
+        decision_of(self.config, self.topology)
         self._check_transport()
         if self.config.save_memory is not None:
             check_returns_memory(self.config, self.topology)
@@ -124,6 +129,9 @@ class Setup:
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
         questions."""
+        if self.config.abstractions is not None:
+            expected = "hints are for an evaluation (evaluate); leave it out to ask single questions"
+            raise ConfigError("abstractions", self.config.abstractions, expected)
         if memory is not None:
             check_is_memory(memory)
         checked = self._controlled(tasks.questions_from(questions), self.config.memory, self.topology)
@@ -180,9 +188,12 @@ class Setup:
         is_changed: bool = False,
     ) -> Evaluation:
         """Return the evaluation of these questions under the configured control; `topology` is as that changes it."""
-        questions = self._controlled(asked, config.memory, topology)
+        questions = self._asked(config, topology, asked)
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
+        decision = decision_of(config, topology)
+        if decision.votes:
+            check_votes(questions)
         for one in team_of(config, topology).models:
             warn_of_untrained(one.name, questions)
         # A searched layout is one for its task, and a former driver's actors are those of its folder.
@@ -192,12 +203,13 @@ class Setup:
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             check=lambda one: check_steps_fit(one, topology, limits),
-            pinned=self._pinned(topology),
+            pinned=self._pinned(topology) | pinned_accuracies(decision),
             topology=self._copied_topology(config),
             start=partial(self.drivers.start, config)
             if is_divided
             else partial(self.live.start, topology, make_runtime=own_runtime),
-            run=self._run_divided if is_divided else partial(self._run_batches, topology, prompts),
+            run=self._run_divided if is_divided else partial(self._run_batches, topology, prompts, decision),
+            decide=decision,
             observe=Observers(self._observer).on_event,
         )
 
@@ -211,7 +223,7 @@ class Setup:
         topology = self._configured_topology(config)
         own_models(topology, config.model, config.models)
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
-        topology = apply_control(topology, config.memory)
+        topology = apply_control(apply_hints(topology, config), config.memory)
         check_layout(config, topology)
         if config.replicas == "auto":
             return topology
@@ -251,6 +263,7 @@ class Setup:
             own_steps=steps,
             own_shares=shares,
             own_engines=engines,
+            several_answer=len(self.topology_for(config).answering_agents) > 1,
         )
         warn_of_unused(setting, given)
 
@@ -258,6 +271,7 @@ class Setup:
         self,
         topology: Topology,
         prompts: RenderedPrompts,
+        decision: DecisionSettings,
         config: RunConfig,
         questions: Sequence[Question],
         batches: Sequence[Batch],
@@ -268,7 +282,7 @@ class Setup:
         num_open = sum(len(batch.open_questions) for batch in batches)
         request = RunRequest(
             topology=topology,
-            settings=settings_of(config, questions, prompts),
+            settings=settings_of(config, questions, prompts, decision),
             batches=batches,
             observer=Observers(recorder, self._observer, self.spans.observer(config, topology, questions)),
             num_done=len(questions) - num_open,
@@ -289,6 +303,13 @@ class Setup:
         # The name of a model object does not identify its weights.
         model = self._models.model
         return pinned if isinstance(model, str) else {**pinned, "weights_revision": model.weights_revision}
+
+    def _asked(self, config: RunConfig, topology: Topology, questions: Sequence[Question]) -> list[Question]:
+        """Return the questions of an evaluation as the agents see them: with hints, one for each hint of each. Raises
+        TaskError, and ConfigError for hints that cannot be."""
+        if config.abstractions is None:
+            return self._controlled(questions, config.memory, topology)
+        return ask_with_hints(questions, self._configured_topology(config), topology, config)
 
     def _controlled(self, questions: Sequence[Question], memory: MemoryName, topology: Topology) -> list[Question]:
         """Return the questions as the agents see them under a control. Raises TaskError."""

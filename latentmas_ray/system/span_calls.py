@@ -44,7 +44,7 @@ class SpanCalls:
         texts = {question.id: question.question for question in questions} if self._with_content else {}
         facts = SpanFacts(
             workflow=topology.name,
-            answering_agent=topology.answering_agent.name,
+            answering_agents=tuple(agent.name for agent in topology.answering_agents),
             model=config.model,
             models=config.models,
             method=config.method,

@@ -30,13 +30,15 @@ class ResultStream(Generic[Item_co]):
         ids: Sequence[str],
         *,
         finish: Callable[[Answer | Failure], Answer | Failure],
+        decide: Callable[[list[Answer]], list[Answer]] | None = None,
         in_order: bool,
         return_failures: bool,
     ) -> None:
         """`run` and `arun` start the run; `ids` are the ids of the questions, in order; `finish` is called with each
-        result before it is returned."""
+        result before it is returned. `decide` makes one answer of several for all questions together, where the rule
+        needs all of them: then nothing is returned before the last question is answered."""
         self._run, self._arun, self._finish = run, arun, finish
-        self._order = _Order(ids, in_order=in_order, return_failures=return_failures)
+        self._order = _Order(ids, in_order=in_order, return_failures=return_failures, decide=decide)
         self._lock = threading.RLock()
         self._results: Generator[Item_co, None, None] | None = None
         self._async_lock = asyncio.Lock()
@@ -111,6 +113,7 @@ class ResultStream(Generic[Item_co]):
             except LatentMASError:
                 yield from cast("list[Item_co]", self._order.flush())
                 raise
+        yield from cast("list[Item_co]", self._order.finish())
         self._order.raise_failures()
 
     async def _afetch(self) -> AsyncGenerator[Item_co, None]:
@@ -123,6 +126,8 @@ class ResultStream(Generic[Item_co]):
                 for item in cast("list[Item_co]", self._order.flush()):
                     yield item
                 raise
+        for item in cast("list[Item_co]", self._order.finish()):
+            yield item
         self._order.raise_failures()
 
     def _finished(self, result: Result) -> list[Item_co]:
@@ -131,10 +136,17 @@ class ResultStream(Generic[Item_co]):
 
 
 class _Order:
-    """Returns results in the order of the questions, or as they finish."""
+    """Returns results in the order of the questions, or as they finish; with `decide` all of them at the end."""
 
-    def __init__(self, ids: Sequence[str], *, in_order: bool, return_failures: bool) -> None:
-        self._ids = ids
+    def __init__(
+        self,
+        ids: Sequence[str],
+        *,
+        in_order: bool,
+        return_failures: bool,
+        decide: Callable[[list[Answer]], list[Answer]] | None = None,
+    ) -> None:
+        self._ids, self._decide = ids, decide
         self._in_order = in_order
         self._return_failures = return_failures
         self._failures: list[Failure] = []
@@ -145,6 +157,9 @@ class _Order:
         """Add a result. Returns the results that can be returned now."""
         if isinstance(result, Failure):
             self._failures.append(result)
+        if self._decide is not None:
+            self._waiting[result.id] = result
+            return []
         if not self._in_order:
             return self._wanted([result])
         self._waiting[result.id] = result
@@ -158,6 +173,16 @@ class _Order:
         """Return the waiting results, after an error that ends the stream."""
         waiting, self._waiting = self._waiting, {}
         return self._wanted([waiting[name] for name in self._ids if name in waiting])
+
+    def finish(self) -> list[Answer | Failure]:
+        """Decide the waiting results, all of them, and return them."""
+        if self._decide is not None:
+            decided = self._decide([one for one in self._waiting.values() if isinstance(one, Answer)])
+            self._waiting.update((one.id, one) for one in decided)
+            if not self._in_order:
+                waiting, self._waiting = self._waiting, {}
+                return self._wanted(list(waiting.values()))
+        return self.flush()
 
     def _wanted(self, results: list[Answer | Failure]) -> list[Answer | Failure]:
         return [result for result in results if self._return_failures or isinstance(result, Answer)]

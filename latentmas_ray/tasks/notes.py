@@ -9,6 +9,7 @@ from itertools import chain
 from random import Random
 from typing import Literal
 
+from latentmas_ray.tasks.hints.generated import notes_hints
 from latentmas_ray.tasks.names import ITEMS, Split, names_of, split_of
 from latentmas_ray.tasks.question import AnswerKind, Question
 
@@ -122,8 +123,9 @@ def notes_questions(
     """Return `num` questions of each kind in turn, with `num_facts` = (least, most) facts per expert. The same seed
     gives the same questions.
 
-    A record has `notes`, one text per expert, and `wanted`, the kind of question. Its `wrong_notes` have one of the
-    facts asked about with another count, and `wrong_gold` is the answer that follows from them.
+    A record has `notes`, one text per expert, `hints`, and `wanted`, the kind of question. Its `wrong_notes` have one
+    of the facts asked about with another count, `wrong_gold` is the answer that follows from them, and `wrong_hints`
+    have that count.
     """
     rng = Random(f"notes {split} {seed}")
     questions: list[Question] = []
@@ -169,9 +171,15 @@ def _question(
         "gold": asked.gold,
         "wanted": wanted,
         "notes": [notes_text(facts) for facts in notes],
+        "hints": _hints(wanted, asked),
     }
     wrong_notes = [[wrong_fact if fact.name == wrong_fact.name else fact for fact in facts] for facts in notes]
     record |= {"wrong_notes": [notes_text(facts) for facts in wrong_notes], "wrong_gold": wrong.gold}
+    record["wrong_hints"] = _hints(wanted, wrong)
     if asked.choices:
         record["choices"] = list(asked.choices)
     return Question(id=name, question=asked.question, kind=asked.kind, gold=asked.gold, record=record)
+
+
+def _hints(wanted: Wanted, asked: NotesQuestion) -> list[str]:
+    return [*notes_hints(wanted, [fact.text for fact in asked.facts], [fact.name for fact in asked.facts])]

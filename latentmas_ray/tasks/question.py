@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from latentmas_ray.config import HintSource
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.grading.code_record import check_code_record
 
@@ -36,6 +37,7 @@ class Question:
     options: "Options | None" = None
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
     corruption: "Corruption | None" = None  # what one agent gets wrongly
+    hint: "HintCopy | None" = None  # of a copy of a question: which hint it is for
 
     def __post_init__(self) -> None:
         where = f"question {self.id}: "
@@ -61,6 +63,18 @@ class Corruption:
 
     agent: str
     question: Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintCopy:
+    """Which of its hints a copy of a question is for: a question has one copy for each hint (`hints.copies`)."""
+
+    question: str  # the id of the question that was copied
+    number: int  # from 1
+    of: int
+    source: HintSource
+    text: str | None = None  # the hint, where it is known before a run; None: the abstraction agent makes it
+    written_as: str = ""  # the agent as whose text the answering agent reads it; empty: it does not read it as text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,14 +24,18 @@ def builtin_for(task: str, name: str) -> str:
 
 
 def apply_method(
-    topology: Topology, method: Literal["single", "text", "latent"], *, single: str = "single"
+    topology: Topology, method: Literal["single", "text", "latent", "vote"], *, single: str = "single"
 ) -> Topology:
     """Return the topology to run for a method.
 
     single: the given topology if it has one agent, else the built-in one that `single` names. text: the same agents and
     prompts, all decoding text. latent: the topology unchanged. Raises TopologyError if the method is latent and no
-    agent is.
+    agent is, and ConfigError for method vote: what decides over finished runs has no agents.
     """
+    if method == "vote":
+        raise ConfigError(
+            "method", method, "it must be single, text or latent; latentmas vote decides over finished runs"
+        )
     if method == "single":
         return topology if len(topology.agents) == 1 else load_topology(single)
     if method == "text":
@@ -46,11 +50,11 @@ def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
     """Return the topology in which the answering agent gets this memory.
 
     prompt-only, latent-only, latent-only+sink: every latent agent hands over that part, overriding its own
-    `hands_over`. none: the answering agent alone. Others: the topology unchanged (`mismatch_memory` changes the
+    `hands_over`. none: the answering agents alone. Others: the topology unchanged (`mismatch_memory` changes the
     questions for deranged, `corrupt_one` for corrupted). Raises ConfigError if an agent has no latents to hand over.
     """
     if memory == "none":
-        return topology.replace(agents=[topology.answering_agent.replace(reads=())])
+        return topology.replace(agents=[agent.replace(reads=()) for agent in topology.answering_agents])
     if memory not in _PARTS:
         return topology
     for agent in topology.agents:

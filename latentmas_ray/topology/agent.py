@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, get_args
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from latentmas_ray.config.choices import DecisionRule
 from latentmas_ray.config.latent_steps import LATENT_STEPS_FORM, StepsSetting, parse_latent_steps
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.topology.graph import MAX_AGENTS, arrange
@@ -164,18 +165,23 @@ class AgentMemory:
 
 
 class Topology(ValidatedModel):
-    """A DAG of agents. Exactly one agent is read by no other; it answers.
+    """A DAG of agents. The agent that is read by no other answers; several answer if `decides` says by which rule one
+    answer is made of theirs.
 
     The agents may be given in any order and are stored in topological order. Raises TopologyError, its field
     `agents.NAME.KEY`, if a rule is broken.
     """
 
     name: Text
+    decides: DecisionRule | None = None  # before the agents, of which it allows several to answer
     agents: Sequence[Agent]  # stored as a tuple
 
     _source: str = PrivateAttr("")
 
-    EXPECTED: ClassVar[Mapping[str, str]] = {"name": "it must be text"}
+    EXPECTED: ClassVar[Mapping[str, str]] = {
+        "name": "it must be text",
+        "decides": f"it must be one of {', '.join(get_args(DecisionRule))}",
+    }
 
     @classmethod
     def load(cls, name_or_path: str) -> "Topology":
@@ -216,7 +222,7 @@ class Topology(ValidatedModel):
 
     @field_validator("agents", mode="before")
     @classmethod
-    def _arrange(cls, entries: object) -> tuple[Agent, ...]:
+    def _arrange(cls, entries: object, info: ValidationInfo) -> tuple[Agent, ...]:
         if not isinstance(entries, list | tuple):
             raise RuleError(entries, "it must be a list of agents (lines that begin with `- name: …`)")
         if not 1 <= len(entries) <= MAX_AGENTS:
@@ -231,7 +237,8 @@ class Topology(ValidatedModel):
         def refuse(agent: str, key: str, value: str, expected: str) -> NoReturn:
             raise RuleError(value, expected, indices[agent], *([key] if key else []))
 
-        return arrange(agents, refuse)
+        # Without the key `decides` has been refused, which is said first.
+        return arrange(agents, refuse, several_answer=info.data.get("decides", "refused") is not None)
 
     @property
     def source(self) -> str:
@@ -243,11 +250,15 @@ class Topology(ValidatedModel):
         return f"{self._source}: {path}" if self._source else path
 
     def __eq__(self, other: object) -> bool:
-        """Compare name and agents; the source does not count."""
-        return isinstance(other, Topology) and (self.name, self.agents) == (other.name, other.agents)
+        """Compare name, rule and agents; the source does not count."""
+        return isinstance(other, Topology) and self._key == other._key
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return self.name, self.decides, self.agents
 
     def __hash__(self) -> int:
-        return hash((self.name, self.agents))
+        return hash(self._key)
 
     def replace(self, **changes: Any) -> "Topology":
         changed = super().replace(**changes)
@@ -259,11 +270,20 @@ class Topology(ValidatedModel):
         return {agent.name: agent for agent in self.agents}
 
     @cached_property
-    def answering_agent(self) -> Agent:
-        """The agent that no other reads. It decodes the answer."""
+    def answering_agents(self) -> tuple[Agent, ...]:
+        """The agents that no other reads, in topological order. Each decodes an answer."""
         read = {name for agent in self.agents for name in agent.reads}
-        (answering,) = (agent for agent in self.agents if agent.name not in read)
+        return tuple(agent for agent in self.agents if agent.name not in read)
+
+    @property
+    def answering_agent(self) -> Agent:
+        """The answering agent of a topology that has one."""
+        (answering,) = self.answering_agents
         return answering
+
+    def answers(self, name: str) -> bool:
+        """Whether an agent answers."""
+        return any(agent.name == name for agent in self.answering_agents)
 
     @cached_property
     def width(self) -> int:

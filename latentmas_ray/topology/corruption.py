@@ -12,7 +12,7 @@ from latentmas_ray.topology.prompts import render_messages
 
 def corrupt_one(topology: Topology, questions: Iterable[Question]) -> list[Question]:
     """Return the questions for the control in which one agent gets the wrong version of each: the first agent, in the
-    topology's order and without the answering one, whose prompt it changes. All others get the right one.
+    topology's order and without those that answer, whose prompt it changes. All others get the right one.
 
     So it is the expert whose notes have the wrong fact, and the first of several agents that get the same. Raises
     TaskError for a question without a wrong version, and for one that changes no such prompt.
@@ -23,12 +23,12 @@ def corrupt_one(topology: Topology, questions: Iterable[Question]) -> list[Quest
 def _corruption(topology: Topology, question: Question) -> Corruption:
     wrong, form = wrong_version(question), answer_form(question.kind)
     for agent in topology.agents:
-        if agent.name == topology.answering_agent.name:
+        if topology.answers(agent.name):
             continue
         right, changed = (render_messages(agent, one, context="", answer_form=form) for one in (question, wrong))
         if right != changed:
             return Corruption(agent=agent.name, question=wrong)
-    answering = topology.answering_agent.name
+    answering = ", ".join(agent.name for agent in topology.answering_agents)
     expected = (
         f"the wrong version of question {question.id} changes no prompt but perhaps that of {answering}, which "
         f"answers; another agent of topology {topology.name} must show what is wrong"

@@ -30,17 +30,18 @@ class Refuse(Protocol):
     def __call__(self, agent: str, key: str, value: str, expected: str) -> NoReturn: ...
 
 
-def arrange(agents: Sequence[_N], refuse: Refuse) -> tuple[_N, ...]:
+def arrange(agents: Sequence[_N], refuse: Refuse, *, several_answer: bool = False) -> tuple[_N, ...]:
     """Return the agents in topological order. The sort is stable: it changes the given order only where it must.
 
     Calls `refuse`, which raises, if an agent reads an unknown agent, itself, or one agent twice; for a cycle; for a
-    latent agent that reads a text agent; unless exactly one agent answers; and for memory that is too deep.
+    latent agent that reads a text agent; unless exactly one agent answers, or with `several_answer` any number; and for
+    memory that is too deep.
     """
     by_name = {agent.name: agent for agent in agents}
     for agent in agents:
         _check_reads(agent, by_name, refuse)
     ordered = _topological_sort(agents, by_name, refuse)
-    _check_answering(agents, refuse)
+    _check_answering(agents, refuse, several_answer)
     _check_memory(ordered, by_name, refuse)
     return ordered
 
@@ -95,16 +96,20 @@ def _find_cycle(start: str, stuck: set[str], by_name: Mapping[str, Node]) -> lis
     return [*path[path.index(name) :], name]
 
 
-def _check_answering(agents: Sequence[Node], refuse: Refuse) -> None:
+def _check_answering(agents: Sequence[Node], refuse: Refuse, several_answer: bool) -> None:
     read = {name for agent in agents for name in agent.reads}
     candidates = [agent for agent in agents if agent.name not in read]
-    if len(candidates) > 1:
+    if len(candidates) > 1 and not several_answer:
         names = ", ".join(agent.name for agent in candidates)
-        expected = "no agent reads these, but exactly one agent must answer: let it read the others, or remove them"
+        expected = (
+            "no agent reads these, but exactly one agent must answer: let it read the others, remove them, or say by "
+            "which rule one answer is made of several (decides)"
+        )
         refuse(candidates[1].name, "", names, expected)
-    if candidates[0].thinks != "text":
-        expected = "no agent reads this one, so it answers and must have `thinks: text`"
-        refuse(candidates[0].name, "thinks", candidates[0].thinks, expected)
+    for agent in candidates:
+        if agent.thinks != "text":
+            expected = "no agent reads this one, so it answers and must have `thinks: text`"
+            refuse(agent.name, "thinks", agent.thinks, expected)
 
 
 def _check_memory(ordered: Sequence[Node], by_name: Mapping[str, Node], refuse: Refuse) -> None:

@@ -44,6 +44,12 @@ class RenderedPrompt(NamedTuple):
     suffix: str  # text after the generation prompt
 
 
+def render_prompt(agent: Agent, question: Question, *, answer_form: str) -> RenderedPrompt:
+    """Return the prompt of an agent that reads no texts of others. Raises TopologyError if a template cannot be
+    rendered for this question."""
+    return _rendered(agent, question, "", answer_form, "")
+
+
 class RenderedPrompts:
     """The prompts of a run. Those that no other agent's text changes are rendered once, by `of`, and kept."""
 
@@ -62,7 +68,7 @@ class RenderedPrompts:
         for question in questions:
             for agent in topology.agents:
                 seen = seen_by(agent, topology, question)
-                prompts._kept[agent.name, seen.id] = _checked(agent, seen, "", source)
+                prompts._kept[agent.name, seen.id] = _checked(agent, seen, _given_context(seen), source)
                 if _mentions_context(agent):  # as a reader of text, for branches that only then are taken
                     _checked(agent, seen, format_context([("agent", "text")]), source)
         return prompts
@@ -74,6 +80,7 @@ class RenderedPrompts:
         """
         kept = self._kept.get((agent.name, question.id))
         if kept is None or (context and _mentions_context(agent)):
+            context = context or _given_context(question)
             return _rendered(agent, question, context, answer_form_of(question.kind), "")
         return RenderedPrompt(_with_context(kept.messages, context), kept.suffix) if context else kept
 
@@ -82,7 +89,13 @@ def seen_by(agent: Agent, topology: Topology, question: Question) -> Question:
     """The question as this agent sees it."""
     if question.corruption is not None and agent.name == question.corruption.agent:
         return question.corruption.question
-    return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
+    return question if topology.answers(agent.name) else question.seen_by_others or question
+
+
+def _given_context(question: Question) -> str:
+    """The hint that the answering agent reads as the text of an agent that does not run; empty without one."""
+    hint = question.hint
+    return "" if hint is None or not hint.written_as else format_context([(hint.written_as, hint.text or "")])
 
 
 def _checked(agent: Agent, question: Question, context: str, source: str) -> RenderedPrompt:

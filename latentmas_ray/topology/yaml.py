@@ -75,7 +75,11 @@ def dump_topology(topology: Topology) -> str:
         if agent.suffix:
             fields["suffix"] = agent.suffix
         agents.append(fields)
-    document = {"name": topology.name, "agents": agents}
+    document = {
+        "name": topology.name,
+        **({} if topology.decides is None else {"decides": topology.decides}),
+        "agents": agents,
+    }
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -60,6 +60,7 @@ class VllmTextEngine:
         self._running: set[str] = set()
         self._queued: set[str] = set()
         self._salts = count()
+        self._groups: dict[str, tuple[str, set[str]]] = {}  # of running requests: the salt of a group, and their keys
 
     @property
     def copies_memory(self) -> bool:
@@ -104,16 +105,35 @@ class VllmTextEngine:
             check_memory(memory, self.spec)
             prompt["prompt_token_ids"] = [_PLACEHOLDER] * memory.num_tokens + prompt["prompt_token_ids"]
             # vLLM knows cached blocks by their token ids, and all memories have the same placeholders.
-            prompt["cache_salt"] = f"memory {next(self._salts)}"
+            # Those of one group are the same, and its blocks are shared while one of them runs.
+            prompt["cache_salt"] = self._salt(request)
             REGISTRY.add(request.key, memory, self.spec.rope)
         try:
             parameters = self._parameters(request, has_memory=memory is not None, num_logprobs=num_logprobs)
             self._engine().add_request(request.key, prompt, parameters)
         except (VLLMClientError, ValueError) as error:  # a request that it refuses
             REGISTRY.release(request.key)
+            self._forget([request.key])
             raise TurnError(f"vLLM refuses question {request.question_id}: {first_line(error)}") from error
         self._running.add(request.key)
         self._queued.add(request.key)
+
+    def _salt(self, request: TextRequest) -> str:
+        """What tells the memory of a request from all others in the prefix cache."""
+        fresh = f"memory {next(self._salts)}"
+        if not request.group:
+            return fresh
+        salt, keys = self._groups.setdefault(request.group, (fresh, set()))
+        keys.add(request.key)
+        return salt
+
+    def _forget(self, keys: Collection[str]) -> None:
+        """Forget requests that have ended, and groups of which none is left."""
+        self._running.difference_update(keys)
+        for group, (_, members) in list(self._groups.items()):
+            members.difference_update(keys)
+            if not members:
+                del self._groups[group]
 
     def step(self) -> list[TextOutput]:
         """See `TextEngine`. Raises ActorError if vLLM raises: it cannot continue after that."""
@@ -129,7 +149,7 @@ class VllmTextEngine:
             TextOutput(key=key, end="error", error=why) for key, why in failures.items() if key in self._running
         ]
         self.abort([output.key for output in written if output.end == "error"])
-        self._running.difference_update(output.key for output in written if output.end)
+        self._forget({output.key for output in written if output.end})
         return written
 
     def _step(self) -> list[Any]:
@@ -148,7 +168,7 @@ class VllmTextEngine:
         known = [key for key in keys if key in self._running]
         if known and self._llm is not None:
             self._llm.abort_request(known)
-        self._running.difference_update(known)
+        self._forget(known)
         for key in known:
             REGISTRY.release(key)
 

@@ -38,6 +38,7 @@ class _RunningQuestion:
     position: int  # of its next input
     num_read: int = 0  # tokens of its prompt
     token_ids: list[int] = field(default_factory=list)
+    model: "_RunningQuestion | None" = None  # of its group: this one waits until that has read its prompt
 
     @property
     def num_unread(self) -> int:
@@ -153,9 +154,14 @@ class ContinuousEngine:
                 f"{self.max_positions} positions of model {self.model_name}: use fewer latent steps or a shorter prompt"
             )
         copied = replace(request, memory=replace(memory, parts=()))
-        question = _RunningQuestion(copied, self._num_started, memory.next_position)
+        question = _RunningQuestion(copied, self._num_started, memory.next_position, model=self._find_model(request))
         self._add_row(question, memory, memory.num_tokens + num_known)
         self._num_started += 1
+
+    def _find_model(self, request: TextRequest) -> _RunningQuestion | None:
+        """The first running question of the same group."""
+        members = [row for row in self._rows if request.group and row.request.group == request.group]
+        return min(members, key=lambda row: row.number, default=None)
 
     def _add_row(self, question: _RunningQuestion, memory: QuestionMemory, num_slots: int) -> None:
         """Give a question a row, with its memory in it. Raises CacheError if there is no room."""
@@ -164,7 +170,9 @@ class ContinuousEngine:
             cache = self._room.cache
             row = cache.add_row()
             try:
-                for part in memory.parts:
+                if question.model is not None:
+                    cache.repeat_slots(self._rows.index(question.model), [row], 0, memory.num_tokens)
+                for part in memory.parts if question.model is None else ():
                     first, head = part.first_slot, part.first_head
                     cache.write(row, first, part.kv_LCHTD, part.shift, self.spec.rope, first_head=head)
             except BaseException as error:
@@ -218,6 +226,7 @@ class ContinuousEngine:
         Nothing counts as read before its tokens are sampled, which takes much memory: after a failure the same inputs
         are fed again, to the same slots.
         """
+        self._share_prompts()
         counts = self._counts()
         hidden_NE = self._forward(counts)
         writing, ends = [], []
@@ -232,14 +241,29 @@ class ContinuousEngine:
         self._room.cache.end_step()
         for row, count in zip(self._rows, counts, strict=True):
             row.advance(count)
+        self._share_prompts()  # before a text ends with its first token
         return dict(zip(writing, tokens, strict=True))
+
+    def _share_prompts(self) -> None:
+        """Give the prompt of a row that was read to the rows that wait for it, without the last token: each reads that
+        itself, for its first logits. A row whose model has left reads its prompt itself."""
+        cache = self._room.cache
+        for index, row in enumerate(self._rows):
+            if row.model is None or (row.model in self._rows and row.model.num_unread):
+                continue
+            if row.model in self._rows:
+                first, count = cache.lengths[index], row.num_unread - 1
+                cache.repeat_slots(self._rows.index(row.model), [index], first, first + count)
+                cache.extend([*cache.lengths[:index], first + count, *cache.lengths[index + 1 :]])
+                row.advance(count)
+            row.model = None
 
     def _counts(self) -> list[int]:
         """How many inputs of each row the next forward reads: one token of those that write, and as many prompt tokens
-        as fit, the earliest questions first."""
+        as fit, the earliest questions first; none of rows that wait for another's prompt."""
         counts = [0 if row.num_unread else 1 for row in self._rows]
         num_left = self._prefill_chunk
-        unread = [index for index, row in enumerate(self._rows) if row.num_unread]
+        unread = [index for index, row in enumerate(self._rows) if row.num_unread and row.model is None]
         for index in sorted(unread, key=lambda index: self._rows[index].number):
             counts[index] = min(self._rows[index].num_unread, num_left)
             num_left -= counts[index]
@@ -290,6 +314,7 @@ class ContinuousEngine:
         """Take the question that started last out of the cache: it continues later. A question that is alone ends."""
         youngest = max(range(len(self._rows)), key=lambda index: self._rows[index].number)
         row = self._rows[youngest]
+        row.model = None
         if len(self._rows) == 1:
             self._drop([youngest])
             return [self._refused(row, error)]

@@ -74,6 +74,9 @@ class TextRequest:
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     memory: QuestionMemory | None = None
+    # Requests of one group have the same memory and prompt, and other random streams: what is computed for one of them
+    # need not be computed again for another that runs at the same time. Empty: it shares nothing.
+    group: str = ""
     # All inputs of the chain of agents before it, fed before the prompt in place of `memory`. Only an engine that says
     # so takes them; others raise SegmentError.
     inputs: RecomputeInputs | None = None

@@ -25,9 +25,8 @@ from latentmas_ray.units import format_seconds
 from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.receive import ArrivedChunks, receive_memory
 from latentmas_ray.writing.text_engine import TextEngine, TextOutput
-from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn, receiving_spans
+from latentmas_ray.writing.written_turn import CANCELLED, ReceivedTurn, WrittenQuestion, WrittenTurn, receiving_spans
 
-CANCELLED = "it was cancelled"
 _MAX_CANCELLED = 1000
 
 
@@ -89,7 +88,7 @@ class Writer:
         self._execute, self._recompute, self._translate = execute, recompute, translate
         self._question_seconds, self._on_event, self._clock = question_seconds, on_event, clock
         self._lock = threading.Lock()  # of all that follows
-        self._waiting: list[tuple[tuple[float, int, int], WrittenQuestion]] = []  # a heap
+        self._waiting: list[tuple[tuple[float, int, int, int], WrittenQuestion]] = []  # a heap
         self._turns: dict[int, WrittenTurn] = {}
         self._cancelled: dict[int, set[str] | None] = {}  # by turn that has not started: its questions, None: all
         self._to_abort: list[WrittenQuestion] = []  # that were cancelled
@@ -251,7 +250,7 @@ class Writer:
                 if not self._waiting:
                     return
                 order, question = heapq.heappop(self._waiting)
-                if len(self._running) >= min(self.engine.max_running, question.turn.decode_batch or sys.maxsize):
+                if len(self._running) >= min(self.engine.max_running, question.turn.most_texts or sys.maxsize):
                     heapq.heappush(self._waiting, (order, question))
                     return
             request = question.request()
@@ -306,9 +305,9 @@ class Writer:
         if output.token_ids and not question.has_token:
             question.has_token, question.wrote_first = True, time.time()
         if ends is None:
-            self._on_event(
-                TextGrown(number=question.turn.number, question_id=question.id, num_tokens=len(question.tokens))
-            )
+            turn = question.turn
+            num_tokens = turn.num_tokens(question.index)
+            self._on_event(TextGrown(number=turn.number, question_id=question.id, num_tokens=num_tokens))
             return
         if ends == "error":
             question.error = " ".join(output.error.split()) or "the engine could not continue it"
@@ -319,17 +318,22 @@ class Writer:
         self._end(question)
 
     def _end(self, question: WrittenQuestion) -> None:
-        """Report a question that has ended, and its turn if it was the last."""
+        """Report a question whose last text has ended, and its turn if it was the last. An error of one text ends the
+        others of its question."""
         turn = question.turn
         self._running.pop(question.key, None)
         question.has_ended, question.ended = True, time.time()
         turn.drop_memory()
+        left = [text for text in turn.texts_of(question.index) if not text.has_ended]
+        if left and question.error not in (None, CANCELLED):
+            with self._lock:
+                self._to_abort += [text for text in left if text not in self._to_abort]
         if turn.has_ended:
             result = turn.result()  # if that fails, the turn must still be known
             with self._lock:
                 self._turns.pop(turn.number, None)
             turn.future.set_result(result)
-        elif turn.received.work.is_last and question.error != CANCELLED:
+        elif not left and turn.received.work.is_last and not turn.was_cancelled(question.index):
             self._on_event(TextEnded(number=turn.number, question_id=question.id, result=turn.result([question.index])))
 
     def _cancel_in(self, turn: WrittenTurn, question_ids: Collection[str] | None) -> None:

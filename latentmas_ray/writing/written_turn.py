@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, fields, replace
 
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import CutOff, Phases, PhaseSpan, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import CutOff, Phases, PhaseSpan, SampleText, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.seeds import sample_seed
 from latentmas_ray.writing.receive import ReceivedMemory
 from latentmas_ray.writing.text_engine import TextRequest
+
+CANCELLED = "it was cancelled"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,16 +28,18 @@ class ReceivedTurn:
     spans: tuple[PhaseSpan, ...] = ()  # of these
     reads: tuple[SegmentRead, ...] = ()
 
-    def request(self, key: str, index: int) -> TextRequest:
-        """What an engine gets of the question at `index`."""
+    def request(self, number: int, index: int, sample: int) -> TextRequest:
+        """What an engine gets of one text of the question at `index`, in the turn `number`."""
+        sampling = self.work.sampling
         return TextRequest(
-            key=key,
+            key=key_of(number, self.work, index, sample),
             question_id=self.work.question_ids[index],
             agent=self.work.agent,
             prompt_ids=tuple(self.prompts[index]),
-            sampling=self.work.sampling,
+            sampling=replace(sampling, seed=sample_seed(sampling.seed, sample)) if sample else sampling,
             memory=self.memory.memories[index],
             inputs=self.memory.inputs[index],
+            group=key_of(number, self.work, index, 0) if self.work.samples > 1 else "",
         )
 
     def without_memory(self) -> "ReceivedTurn":
@@ -50,27 +55,35 @@ def receiving_spans(begin: float, encode_seconds: float, absorb_seconds: float) 
     return prefill, PhaseSpan(phase="absorb", begin=encoded, end=encoded + absorb_seconds)
 
 
-def keys_of(number: int, work: TurnRequest) -> list[str]:
-    """Return the keys of the questions of the turn `number`, in order; the same on all ranks of a replica."""
-    return [f"{number} {index} {name}" for index, name in enumerate(work.question_ids)]
+def key_of(number: int, work: TurnRequest, index: int, sample: int) -> str:
+    """Return the key of one text of the turn `number`; the same on all ranks of a replica."""
+    return f"{number} {index} {work.question_ids[index]}" + (f" {sample}" if sample else "")
+
+
+def texts_of(work: TurnRequest) -> list[tuple[int, int]]:
+    """Return the question's index and the number of the sample of each text of a turn, in order."""
+    return [(index, sample) for index in range(len(work.question_ids)) for sample in range(work.samples)]
 
 
 def requests_of(
     number: int, work: TurnRequest, outcome: ReceivedTurn | Exception
 ) -> dict[str, TextRequest | Exception]:
-    """Return what an engine gets of each question, by key; the error for each, if the turn was not received."""
-    keys = keys_of(number, work)
-    if isinstance(outcome, Exception):
-        return dict.fromkeys(keys, outcome)
-    return {key: outcome.request(key, index) for index, key in enumerate(keys)}
+    """Return what an engine gets of each text, by key; the error for each, if the turn was not received."""
+    return {
+        key_of(number, work, index, sample): outcome
+        if isinstance(outcome, Exception)
+        else outcome.request(number, index, sample)
+        for index, sample in texts_of(work)
+    }
 
 
 @dataclass(eq=False, kw_only=True)
 class WrittenQuestion:
-    """One question: what was written so far, and its share of the engine's steps."""
+    """One text of a question: what was written so far, and its share of the engine's steps."""
 
     turn: "WrittenTurn"
-    index: int  # in the turn
+    index: int  # of the question in the turn
+    sample: int
     key: str
     tokens: list[int] = field(default_factory=list)
     cut_off: CutOff = "no"
@@ -92,9 +105,9 @@ class WrittenQuestion:
         return self.turn.received.work.question_ids[self.index]
 
     @property
-    def order(self) -> tuple[float, int, int]:
-        """What decides which question starts first: the oldest turn, then the order in the turn."""
-        return self.turn.received.work.submitted_at, self.turn.number, self.index
+    def order(self) -> tuple[float, int, int, int]:
+        """What decides which text starts first: the oldest turn, then the order in the turn."""
+        return self.turn.received.work.submitted_at, self.turn.number, self.index, self.sample
 
     def add_share(self, seconds: float) -> None:
         """Add its share of a step."""
@@ -131,7 +144,7 @@ class WrittenQuestion:
 
     def request(self) -> TextRequest:
         """What the engine gets."""
-        return self.turn.received.request(self.key, self.index)
+        return self.turn.received.request(self.turn.number, self.index, self.sample)
 
 
 class WrittenTurn:
@@ -143,19 +156,38 @@ class WrittenTurn:
         self.received = received
         self.run_on = run_on
         self.future: Future[TurnResult] = Future()
-        self.questions = [
-            WrittenQuestion(turn=self, index=index, key=key, has_ended=name in received.work.skipped)
-            for index, (key, name) in enumerate(
-                zip(keys_of(number, received.work), received.work.question_ids, strict=True)
+        work = received.work
+        self.questions = [  # one for each text, those of a question next to one another
+            WrittenQuestion(
+                turn=self,
+                index=index,
+                sample=sample,
+                key=key_of(number, work, index, sample),
+                has_ended=work.question_ids[index] in work.skipped,
             )
+            for index, sample in texts_of(work)
         ]
         self._decode = decode
-        self._texts: dict[int, str] = {}
+        self._texts: dict[str, str] = {}
 
     @property
-    def decode_batch(self) -> int | None:
-        """How many questions may be written at the same time while one of these starts."""
-        return self.received.work.decode_batch
+    def most_texts(self) -> int | None:
+        """How many texts may be written at the same time while one of these starts."""
+        work = self.received.work
+        return None if work.decode_batch is None else work.decode_batch * work.samples
+
+    def texts_of(self, index: int) -> list[WrittenQuestion]:
+        """The texts of one question."""
+        samples = self.received.work.samples
+        return self.questions[index * samples : (index + 1) * samples]
+
+    def was_cancelled(self, index: int) -> bool:
+        """Whether a question that has ended was cancelled."""
+        return _failure(self.texts_of(index)) == CANCELLED
+
+    def num_tokens(self, index: int) -> int:
+        """The tokens of all texts of one question so far."""
+        return sum(len(text.tokens) for text in self.texts_of(index))
 
     @property
     def has_ended(self) -> bool:
@@ -187,42 +219,69 @@ class WrittenTurn:
 
     def result(self, indexes: Sequence[int] | None = None) -> TurnResult:
         """Return the result of these questions, which have ended (default: all)."""
-        chosen = self.questions if indexes is None else [self.questions[index] for index in indexes]
         received = self.received
-        texts = [self._text(question) for question in chosen]
-        phases = tuple(map(self._phases, chosen))
+        chosen = list(range(len(received.prompts))) if indexes is None else list(indexes)
+        texts = [self.texts_of(index) for index in chosen]
+        firsts = [own[0] for own in texts]
+        phases = tuple(self._phases(own) for own in texts)
         return TurnResult(
             agent=received.work.agent,
-            prompt_tokens=tuple(len(received.prompts[question.index]) for question in chosen),
-            output_token_ids=tuple(tuple(question.tokens) for question in chosen),
-            texts=tuple(texts),
-            cut_off=tuple(question.cut_off for question in chosen),
+            prompt_tokens=tuple(len(received.prompts[index]) for index in chosen),
+            output_token_ids=tuple(tuple(first.tokens) for first in firsts),
+            texts=tuple(self._text(first) for first in firsts),
+            cut_off=tuple(first.cut_off for first in firsts),
+            samples=tuple(map(self._samples, texts)) if received.work.samples > 1 else (),
             phases=sum_phases(phases),
             question_phases=phases,
             spans=received.spans,
-            question_spans=tuple(question.spans for question in chosen),
-            failed={question.id: question.error for question in chosen if question.error is not None},
+            question_spans=tuple(map(join_spans, texts)),
+            failed={own[0].id: why for own in texts if (why := _failure(own)) is not None},
             memory_tokens=tuple(
-                received.memory.lengths[question.index] + len(received.prompts[question.index]) + len(question.tokens)
-                for question in chosen
+                sum(
+                    received.memory.lengths[text.index] + len(received.prompts[text.index]) + len(text.tokens)
+                    for text in own
+                )
+                for own in texts
             ),
             reads=received.reads,
         )
 
-    def _text(self, question: WrittenQuestion) -> str:
-        if question.index not in self._texts:
-            self._texts[question.index] = self._decode(question.tokens) if question.tokens else ""
-        return self._texts[question.index]
+    def _samples(self, texts: Sequence[WrittenQuestion]) -> tuple[SampleText, ...]:
+        return tuple(
+            SampleText(token_ids=tuple(text.tokens), text=self._text(text), cut_off=text.cut_off) for text in texts
+        )
 
-    def _phases(self, question: WrittenQuestion) -> Phases:
+    def _text(self, question: WrittenQuestion) -> str:
+        if question.key not in self._texts:
+            self._texts[question.key] = self._decode(question.tokens) if question.tokens else ""
+        return self._texts[question.key]
+
+    def _phases(self, texts: Sequence[WrittenQuestion]) -> Phases:
         """Its share of the steps, and an equal part of what was done for the whole turn."""
-        count = len(self.questions)
+        count = len(self.received.prompts)
         return Phases(
             wait=self.received.wait_seconds / count,
             absorb=self.received.absorb_seconds / count,
-            prefill=self.received.encode_seconds / count + question.prefill_seconds,
-            decode=question.decode_seconds,
+            prefill=self.received.encode_seconds / count + sum(text.prefill_seconds for text in texts),
+            decode=sum(text.decode_seconds for text in texts),
         )
+
+
+def join_spans(texts: Sequence[WrittenQuestion]) -> tuple[PhaseSpan, ...]:
+    """Return the spans of a question whose texts these are: prefill until the first token of any, then decode."""
+    spans = [span for text in texts for span in text.spans]
+    if len(texts) == 1 or not spans:
+        return tuple(spans)
+    first = min((span.begin for span in spans if span.phase == "decode"), default=max(span.end for span in spans))
+    begin, end = min(span.begin for span in spans), max(span.end for span in spans)
+    prefill = PhaseSpan(phase="prefill", begin=begin, end=first)
+    return (prefill, PhaseSpan(phase="decode", begin=first, end=end)) if end > first else (prefill,)
+
+
+def _failure(texts: Sequence[WrittenQuestion]) -> str | None:
+    """Why a question could not be written: the error of the text that ended the others."""
+    errors = [text.error for text in texts if text.error is not None]
+    return next((error for error in errors if error != CANCELLED), errors[0] if errors else None)
 
 
 def sum_phases(phases: Sequence[Phases]) -> Phases:

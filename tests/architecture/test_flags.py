@@ -12,7 +12,7 @@ FOR_ONE_QUESTION = """
     --model --models --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
     --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer
     --codec --keep --keep-by --keep-layers --overlap --no-overlap --runtime --address --start-timeout --guard --otel
-    --json
+    --samples --decides --decide-accuracies --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -21,9 +21,11 @@ COMMANDS = {
         --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --drivers --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware --config --preset
+        --abstractions --hints
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
+    "vote": "runs --calibrate --options --rule --output --seed --simulate --accuracies --json",
     "grade": "--task --results --output --overwrite --unsafe-programs --json",
     "tasks": "task --json",
     "topologies": "name --json",
@@ -37,7 +39,7 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --max-new-tokens --dtype --nodes
+        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --max-new-tokens --samples --dtype --nodes
         --gpus-per-node --gpu-memory --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json
@@ -78,6 +80,10 @@ BENCHMARKS = {
         folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
     """,
     "mapped-words": "--models --questions --batch-size",
+    "samples": """
+        --model --task --topology --method --samples --limit --batch-size --latent-steps --max-new-tokens --dtype
+        --temperature --repeats --json
+    """,
     "latent-steps": """
         --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
         --output --json
@@ -88,6 +94,10 @@ BENCHMARKS = {
     "keep": """
         --model --task --topology --dtype --questions --keep --codecs --by --places --layers --latent-steps
         --batch-size --max-new-tokens --seed --output
+    """,
+    "abstractions": """
+        folder --model --dtype --tasks --sources --methods --budget --hints --controls-at --limit --batch-size
+        --latent-steps --temperature --max-new-tokens --seed --document
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",

@@ -44,7 +44,7 @@ for arguments in json.loads(sys.argv[1]):
 IMPORT_LIGHT_FLOORS = """
 import importlib, json, pkgutil, sys
 import latentmas_ray
-for name in ("errors", "env", "units", "config", "seeds", "topology", "tasks", "stats", "placement"):
+for name in ("errors", "env", "units", "config", "seeds", "topology", "tasks", "voting", "stats", "placement"):
     module = importlib.import_module(f"latentmas_ray.{name}")
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
         importlib.import_module(found.name)

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Phases, SampleText, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError, TurnLostError
 from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnFailed, TurnHandle, TurnLost, events_of_result
 
@@ -59,6 +59,7 @@ class FakeRuntime:
     seconds: Callable[[TurnRequest], float] = lambda work: 1.0
     failure: Callable[[TurnRequest], Exception | None] = lambda work: None
     falls_back: Callable[[TurnRequest, str], bool] = lambda work, question: False  # under the guard `text`
+    answer: Callable[[TurnRequest, str, int], str] | None = None  # the text of a question and a sample
     on_wait: Callable[["FakeRuntime"], None] = lambda runtime: None
     tokens_per_byte: float = 1.0
     memory_limit_bytes: int = 10**9
@@ -162,6 +163,15 @@ class FakeRuntime:
         prompt_tokens = tuple(ceil(count * self.tokens_per_byte) for count in num_bytes)
         # The text names all questions of the batch, so that a test sees whether a batch was the same again.
         texts = tuple(f"{work.agent} on {name} among {' '.join(work.question_ids)}" for name in work.question_ids)
+        samples: tuple[tuple[SampleText, ...], ...] = ()
+        if self.answer is not None and work.is_last:
+            written = [[self.answer(work, name, one) for one in range(work.samples)] for name in work.question_ids]
+            texts = tuple(own[0] for own in written)
+            if work.samples > 1:
+                samples = tuple(
+                    tuple(SampleText(token_ids=tuple(range(len(text) % 7)), text=text) for text in own)
+                    for own in written
+                )
         is_text = work.thinks == "text"
         return TurnResult(
             agent=work.agent,
@@ -169,6 +179,7 @@ class FakeRuntime:
             latent_steps=work.latent_steps,
             output_token_ids=tuple(tuple(range(len(text) % 7)) for text in texts) if is_text else (),
             texts=texts if is_text else (),
+            samples=samples,
             phases=Phases(prefill=0.25, decode=0.5) if is_text else Phases(prefill=0.25, think=0.5),
             segment_bytes=()
             if is_text

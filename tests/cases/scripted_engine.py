@@ -9,7 +9,7 @@ A prompt is `write N`, then what else is to happen: `error` after N tokens, `ref
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class ScriptedEngine:
     copies_memory: bool = False
     text: str | None = None  # written instead of what the prompt gives
     started: list[str] = field(default_factory=list)  # question ids
+    requests: list[TextRequest] = field(default_factory=list)  # that have started, without their memory
     num_running: list[int] = field(default_factory=list)  # in each step
     is_closed: bool = False
     queued: set[str] = field(default_factory=set)  # keys of questions that steps do not advance
@@ -86,6 +87,7 @@ class ScriptedEngine:
             memory = float(request.memory.parts[0].kv_LCHTD.flatten()[0])
         count = min(int(prompt.split()[1]), request.sampling.max_new_tokens)
         self.started.append(request.question_id)
+        self.requests.append(replace(request, memory=None, inputs=None))
         self._running[request.key] = (request, self.text or text_of(prompt, count, memory), 0)
 
     def step(self) -> list[TextOutput]:

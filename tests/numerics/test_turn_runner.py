@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from latentmas_ray.engine.decoding import decode
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -206,9 +207,11 @@ def test_a_model_without_a_template_ends_before_its_own_question(
     ]
     written = [chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     monkeypatch.setattr(
-        Session,
+        decode,
         "_sample",
-        lambda self, active, sampling, agent, step: [([*written[row], 2] + [2] * 99)[step] for row in active],
+        lambda session, streams, sampling, agent, step: [
+            ([*written[QUESTIONS.index(name)], 2] + [2] * 99)[step] for _, name in streams
+        ],
     )
     monkeypatch.setattr(chat, "stop_ids", frozenset({2}))
     work = order("judger", "text", sampling=Sampling(max_new_tokens=80))

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.config import (
+    DecisionConfig,
+    HintsConfig,
     MethodConfig,
     ModelConfig,
     OutputConfig,
@@ -27,7 +29,7 @@ from latentmas_ray.config import (
 from latentmas_ray.errors import ConfigError, OldNameWarning
 
 PARTS = (
-    *(ModelConfig, TaskConfig, MethodConfig, SamplingConfig, WritingConfig),
+    *(ModelConfig, TaskConfig, MethodConfig, HintsConfig, SamplingConfig, DecisionConfig, WritingConfig),
     *(TransferConfig, PlacementConfig, OutputConfig),
 )
 

@@ -13,7 +13,7 @@ from latentmas_ray.config.unused import UNUSED
 ALWAYS = {
     *("model", "revision", "dtype", "device", "task", "limit", "batch_size", "method", "memory", "temperature"),
     *("max_new_tokens", "runtime", "tp", "threads", "output", "resume", "trace", "save_memory", "unsafe_programs"),
-    "otel",
+    *("otel", "samples", "decides", "decide_accuracies", "abstractions"),
 }
 
 
@@ -119,6 +119,7 @@ def test_without_working_memory(method: str, field: str, value: Any) -> None:
             {},
             dict.fromkeys(("seed", "top_p", "sampler"), "temperature"),
         ),
+        ({"temperature": 0, "seed": 7, "top_p": 0.5}, {"several_answer": True}, {"top_p": "temperature"}),
         ({"temperature": 0.1, "seed": 7, "top_p": 0.5}, {}, {}),
     ],
 )

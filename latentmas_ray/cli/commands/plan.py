@@ -112,6 +112,7 @@ TextTokens = Annotated[
     "thoughts",
     "keep",
     "max_new_tokens",
+    "samples",
     "dtype",
     "address",
     helps={

@@ -34,6 +34,7 @@ def topologies(
         rows = [
             {
                 "name": one.name,
+                **({} if one.decides is None else {"decides": one.decides}),
                 "agents": [
                     {"name": agent.name, "thinks": agent.thinks, "reads": list(agent.reads)} for agent in one.agents
                 ],
@@ -51,4 +52,7 @@ def topologies(
 
 def _agents(topology: Topology) -> str:
     """Return the agents in the order of their turns, each with those that it reads: `critic ← planner`."""
-    return "; ".join(agent.name + (f" ← {', '.join(agent.reads)}" if agent.reads else "") for agent in topology.agents)
+    agents = [agent.name + (f" ← {', '.join(agent.reads)}" if agent.reads else "") for agent in topology.agents]
+    if topology.decides is not None:
+        agents.append(f"{topology.decides} decides among {', '.join(one.name for one in topology.answering_agents)}")
+    return "; ".join(agents)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable, Heading
 from latentmas_ray.cli.render.text import printable, shorten
+from latentmas_ray.cli.render.votes.row_votes import votes_view
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Thought
 from latentmas_ray.report.inspect import Inspection, describe_alarm
 from latentmas_ray.runs.results import Answer
@@ -51,6 +52,7 @@ def inspection_view(inspection: Inspection, *, is_full: bool) -> Iterator[Render
     yield Text.assemble((f"{printable(answer.id)}  ", "bold"), _cut(answer.question, is_full))
     yield from agents_view(inspection.agents, is_full=is_full)
     yield ""
+    yield from votes_view(answer)
     yield Heading("answer")
     yield Text(_cut(answer.answer, is_full))
     yield Text.assemble(

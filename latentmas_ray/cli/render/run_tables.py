@@ -11,11 +11,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
-from latentmas_ray.cli.render.control_tables import adoption_text
+from latentmas_ray.cli.render.control_tables import adoption_text, hint_rows
 from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable, shorten
+from latentmas_ray.cli.render.votes.row_votes import vote_rows, votes_view
 from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 
@@ -40,6 +41,7 @@ def summary_table(summary: "Summary") -> RenderableType:
         "model": summary.model_names,
         "questions": questions,
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
+        **dict(vote_rows([summary.votes])),
         "tokens per question": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
@@ -52,6 +54,8 @@ def summary_table(summary: "Summary") -> RenderableType:
         rows["gains"] = f"not measured: {HOW_TO_GET}"
     if summary.adoption is not None:
         rows["wrong fact"] = adoption_text(summary.adoption)
+    if summary.hints is not None:
+        rows |= dict(hint_rows(summary.hints))
     rows |= dict(_remarks([summary]))
     return Group("", named_rows(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
 
@@ -66,6 +70,7 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
         "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
         "over questions": format_accuracy(summary.accuracy, summary.question_interval),
+        **dict(vote_rows([run.votes for run in summary.runs.values()])),
         "tokens per question": _tokens_a_question(summary),
         "time": _speed(summary.seconds, summary.questions_per_second),
         **dict(_remarks([*summary.runs.values()])),
@@ -128,6 +133,8 @@ def trace_tree(answer: "Answer") -> Tree:
             branch.add(Text(f"handed over {format_bytes(use.memory_bytes)}"))
         if use.text is not None:
             branch.add(Text(shorten(use.text, MAX_TEXT_CHARS), style="italic"))
+    for part in votes_view(answer):
+        tree.add(part)
     return tree
 
 

@@ -166,7 +166,7 @@ def _turn_cost(
     count, rows = (expected.max_new_tokens if steps is None else steps), one.num_rows
     prompt = one.own_tokens - count
     projects = steps is None or expected.thoughts_read_vocabulary
-    step = device.step(rows, one.read_tokens + prompt + count / 2, reads_vocabulary=projects)
+    step = device.step(one.cache_rows, one.read_tokens + prompt + count / 2, reads_vocabulary=projects)
     phases = {
         "prefill": device.prefill(rows, prompt + num_translated, one.read_tokens - num_translated),
         "think": PhaseCost() if steps is None else PhaseCost(seconds=count * step.seconds, limit=step.limit),

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
-from latentmas_ray.config import RunConfig, describe_models, most_steps
+from latentmas_ray.config import Method, RunConfig, describe_models, most_steps
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
@@ -48,8 +48,8 @@ _MEMORIES = ("matched", *_CONTROLS)
 
 
 def make_groups(folders: Sequence[Runs]) -> tuple[Group, ...]:
-    """Group runs by task and model. Within a group, order them by method (single, text, latent), control and latent
-    steps."""
+    """Group runs by task and model. Within a group, order them by method (single, text, latent, vote), control and
+    latent steps."""
     keys = [_group_key(runs) for runs in folders]
     ordered = sorted(folders, key=lambda runs: (keys.index(_group_key(runs)), *_rank(runs[0].config)))
     labels = iter(_labels(ordered))
@@ -90,7 +90,7 @@ def _models(config: RunConfig) -> str:
 
 def _rank(config: RunConfig) -> tuple[int, int, int]:
     steps = most_steps(config.latent_steps) if config.method == "latent" else 0
-    return ("single", "text", "latent").index(config.method), _MEMORIES.index(config.memory), steps
+    return get_args(Method).index(config.method), _MEMORIES.index(config.memory), steps
 
 
 def _labels(folders: Sequence[Runs]) -> list[str]:

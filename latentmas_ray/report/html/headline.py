@@ -14,9 +14,9 @@ _TINY = 1e-9
 
 
 def make_headline(group: Group) -> tuple[str, ...]:
-    """Return sentences about the group's main run: latent if there is one, else text. One sentence for each run that it
-    is compared with: text, one agent alone, or a control if there is neither. Then one for each run whose thoughts
-    repeat."""
+    """Return sentences about the group's main run: a vote if there is one, else latent, else text. One sentence for
+    each run that it is compared with: the best of each simpler method, or a control if there is none. Then one for each
+    run whose thoughts repeat."""
     return (*_gains(group), *_repeating(group.entries))
 
 
@@ -74,7 +74,7 @@ def _range(entries: Sequence[Entry]) -> str:
 
 def _main(entries: Sequence[Entry]) -> tuple[Entry, int]:
     """Return the run that the headline is about, and the number of runs that it was chosen from."""
-    for method in ("latent", "text", "single"):
+    for method in ("vote", "latent", "text", "single"):
         rivals = [entry for entry in entries if entry.config.method == method and entry.config.memory == "matched"]
         if rivals:
             return _best(rivals), len(rivals)
@@ -83,7 +83,8 @@ def _main(entries: Sequence[Entry]) -> tuple[Entry, int]:
 
 def _bases(main: Entry, entries: Sequence[Entry]) -> list[Entry]:
     """Return the runs to compare with: the best run of each simpler method, so that the comparison is fair."""
-    methods = {"latent": ("text", "single"), "text": ("single",)}.get(main.config.method, ())
+    simpler = {"vote": ("latent", "text", "single"), "latent": ("text", "single"), "text": ("single",)}
+    methods = simpler.get(main.config.method, ())
     found = [[entry for entry in entries if entry.config.method == method] for method in methods]
     controls = [entry for entry in entries if entry.config.memory != "matched"]
     return [_best(runs) for runs in found if runs] or [control for control in controls[:1] if control is not main]

@@ -8,6 +8,7 @@ from typing import Any
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, Thought
 from latentmas_ray.report.html.entries import Group, Member
 from latentmas_ray.report.inspect import describe_alarm
+from latentmas_ray.runs.decisions.describe import describe_decision, outcome_of_vote
 from latentmas_ray.runs.results import Answer
 
 PIECE_SIZE = 40  # questions in one piece of details
@@ -120,7 +121,7 @@ def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any
                 "alarms": [_alarm(alarm) for alarm in alarms if not alarm.note],
                 "notes": [describe_alarm(alarm) for alarm in alarms if alarm.note],
                 **({"cut_off": _CUT_OFF[use.cut_off]} if use.is_cut_off and use.cut_off else {}),
-                **({} if use.text is None else {"text": _shorten(use.text, limits)}),
+                **({} if (text := use.text or _votes_text(answer, name)) is None else {"text": _shorten(text, limits)}),
                 **({} if traced is None else _traced(traced, limits, keep_thoughts=keep_thoughts)),
             }
         )
@@ -131,6 +132,20 @@ def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any
         "seconds": _round(answer.seconds),
         "agents": agents,
     }
+
+
+def _votes_text(answer: Answer, agent: str) -> str | None:
+    """Return all answers of an agent, if it has several or others answer too, each under a line about it."""
+    if answer.decision is None:
+        return None
+    parts = [describe_decision(answer.decision)]
+    for vote in answer.votes:
+        if vote.agent == agent:
+            weight = answer.decision.weights.get(vote.voter)
+            told = [f"sample {vote.sample}", f"seed {vote.seed}", outcome_of_vote(vote)]
+            told += [] if weight is None else [f"weight {weight:.3g}"]
+            parts.append(f"[{', '.join(told)}]\n{vote.error or vote.answer}")
+    return "\n\n".join(parts)
 
 
 def _traced(trace: AgentTrace, limits: PageLimits, *, keep_thoughts: bool) -> dict[str, Any]:

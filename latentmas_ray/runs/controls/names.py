@@ -16,6 +16,7 @@ _FORM = (
     f"{','.join(DEFAULT_CONTROLS)}"
 )
 _OF_TEXT = ("matched", "corrupted")
+_OF_TEXT_HINTS = ("matched", "deranged", "none", "corrupted")  # hints as text
 
 
 def parse_controls(controls: str | Sequence[str] | bool) -> tuple[MemoryName, ...]:
@@ -40,8 +41,9 @@ def check_controls(controls: Sequence[MemoryName], config: RunConfig) -> None:
         raise ConfigError("controls", given, f"it cannot be used with memory {config.memory}; give one of the two")
     if config.method == "single":
         raise ConfigError("controls", given, "method single hands over no memory; use method latent")
-    if config.method == "text" and (others := [name for name in controls if name not in _OF_TEXT]):
-        expected = f"method text hands over no memory, so {others[0]} means nothing; use {','.join(_OF_TEXT)}"
+    of_text = _OF_TEXT if config.abstractions is None else _OF_TEXT_HINTS
+    if config.method == "text" and (others := [name for name in controls if name not in of_text]):
+        expected = f"method text hands over no memory, so {others[0]} means nothing; use {','.join(of_text)}"
         raise ConfigError("controls", given, f"{expected}, or method latent")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,10 +13,13 @@ from latentmas_ray.runs.controls.churn import Churn, churn_over_seeds
 from latentmas_ray.runs.controls.gains import ControlGain, gains_over
 from latentmas_ray.runs.controls.names import control_folders
 from latentmas_ray.runs.folder import check_regular, make_folder, write_summary
+from latentmas_ray.runs.hints.figures import compare_scores
+from latentmas_ray.runs.hints.scores import ScoreName, Scores
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.multi_seed import SeedsSummary, check_no_seeds, mean_correct
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
+from latentmas_ray.stats import PairedDifference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,9 @@ class ControlsSummary:
     adoption: AdoptionFigures | None  # of the control corrupted
     adopted_anyway: float | None  # share of matched answers that equal the wrong gold, although no agent got the error
     runs: Mapping[MemoryName, Summary | SeedsSummary]
+    hint_gains: Mapping[MemoryName, Mapping[ScoreName, PairedDifference]] = field(
+        default_factory=dict
+    )  # of runs with hints
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
@@ -47,8 +53,11 @@ def summarise_controls(
     answers: Mapping[MemoryName, Sequence[Sequence[Answer]]],
     *,
     adopted_anyway: float | None = None,
+    hint_scores: Mapping[MemoryName, Mapping[str, Scores]] | None = None,
 ) -> ControlsSummary:
-    """Return the summary; `answers` are those of each seed of each control."""
+    """Return the summary; `answers` are those of each seed of each control, `hint_scores` those of each question with
+    hints."""
+    scores = hint_scores or {}
     corrupted = summaries.get("corrupted")
     return ControlsSummary(
         controls=tuple(summaries),
@@ -62,6 +71,7 @@ def summarise_controls(
         adoption=None if corrupted is None else corrupted.adoption,
         adopted_anyway=adopted_anyway,
         runs=summaries,
+        hint_gains={name: compare_scores(own, scores["matched"]) for name, own in scores.items() if name != "matched"},
     )
 
 

@@ -44,7 +44,7 @@ class SpanFacts:
     """What the spans of one run say besides its events."""
 
     workflow: str  # the topology
-    answering_agent: str
+    answering_agents: tuple[str, ...]
     model: str
     method: str
     sampling: Sampling
@@ -78,7 +78,7 @@ def turn_attributes(facts: SpanFacts, result: TurnResult, row: TurnRow, place: i
         attributes["latentmas.memory.bytes"] = result.segment_bytes[place]
     if result.output_token_ids:
         attributes |= {
-            OUTPUT_TOKENS: len(result.output_token_ids[place]),
+            OUTPUT_TOKENS: result.num_written(place),
             TEMPERATURE: facts.sampling.temperature,
             TOP_P: facts.sampling.top_p,
             MAX_TOKENS: facts.sampling.max_new_tokens,

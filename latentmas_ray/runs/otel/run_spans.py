@@ -42,7 +42,7 @@ class _OpenSpans:
     span: Span
     turns: dict[str, SpanContext] = field(default_factory=dict)  # the last one of each agent, for links
     is_settled: bool = False  # it is answered, or failed
-    has_last_turn: bool = False
+    missing: frozenset[str] | None = None  # answering agents whose turns are still to come; None: all of them
 
 
 class RunSpans:
@@ -139,8 +139,9 @@ class RunSpans:
             if not (question.is_settled and row.question_spans and not row.question_spans[place]):
                 # Else the turn was repeated for other questions only.
                 self._add_turn_of(question, name, place, event, row)
-            if row.agent == self._facts.answering_agent:
-                question.has_last_turn = True
+            if row.agent in self._facts.answering_agents:
+                missing = frozenset(self._facts.answering_agents) if question.missing is None else question.missing
+                question.missing = missing - {row.agent}
                 self._forget_complete(name, question)
 
     def _add_turn_of(self, question: _OpenSpans, name: str, place: int, event: TurnFinished, row: TurnRow) -> None:
@@ -201,7 +202,7 @@ class RunSpans:
         self._forget_complete(name, question)
 
     def _forget_complete(self, name: str, question: _OpenSpans) -> None:
-        if question.is_settled and question.has_last_turn:
+        if question.is_settled and question.missing is not None and not question.missing:
             del self._questions[name]
             self._finished.add(name)
 

@@ -174,7 +174,7 @@ def turn_row(event: TurnFinished) -> dict[str, Any]:
         ],
         "prompt_tokens": sum(result.prompt_tokens),
         "latent_steps": result.latent_steps,
-        "output_tokens": sum(map(len, result.output_token_ids)),
+        "output_tokens": result.total_written,
     }
 
 

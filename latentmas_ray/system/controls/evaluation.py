@@ -7,6 +7,8 @@ from functools import partial
 from latentmas_ray.config import MemoryName, RunConfig
 from latentmas_ray.runs.controls.names import control_output
 from latentmas_ray.runs.controls.summary import ControlsOutput, summarise_controls
+from latentmas_ray.runs.hints.figures import mean_scores, score_questions
+from latentmas_ray.runs.hints.scores import Scores
 from latentmas_ray.runs.results import Answer, mean_or_zero
 from latentmas_ray.system.evaluation import Evaluated, Evaluation, OnSeed, check_no_steps, evaluate_settings
 from latentmas_ray.tasks import grade
@@ -61,9 +63,20 @@ class ControlsEvaluation:
             {name: found[name].summary for name in opened},
             answers,
             adopted_anyway=self._adopted_anyway(answers["matched"]),
+            hint_scores={} if config.abstractions is None else self._hint_scores(config, answers),
         )
         output.finish(summary)
         return Evaluated(summary, answers["matched"])
+
+    def _hint_scores(
+        self, config: RunConfig, answers: Mapping[MemoryName, Sequence[Sequence[Answer]]]
+    ) -> dict[MemoryName, dict[str, Scores]]:
+        """Return the scores of each question with hints under each control, means over the seeds."""
+        found = {}
+        for name, runs in answers.items():
+            questions = {question.id: question for question in self._evaluations[name].questions}
+            found[name] = mean_scores([score_questions(run, questions, seed=config.seed) for run in runs])
+        return found
 
     def _adopted_anyway(self, runs: Sequence[Sequence[Answer]]) -> float | None:
         """Return the share of matched answers that equal the wrong gold; None without the control corrupted."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from latentmas_ray.tasks.facts.numbers import TASK
+from latentmas_ray.tasks.hints.generated import facts_hints
 from latentmas_ray.tasks.names import ITEMS, Split, names_of, split_of
 from latentmas_ray.tasks.notes import NUM_EXPERTS, Fact
 from latentmas_ray.tasks.question import Question
@@ -31,8 +32,8 @@ def facts_questions(num: int, seed: int = 0, split: Split = "held_out") -> list[
     """Return `num` questions, each about the fact of one expert. The same seed gives the same questions; a shorter list
     is the beginning of a longer one. Questions of the two splits share no name and no combination of numbers.
 
-    A record has `notes`, one text per expert, and `task`, so that `numbers_from` knows where an answer's numbers are
-    from. Its `wrong_notes` have another count in the fact that is asked for, and `wrong_gold` is that.
+    A record has `notes`, one text per expert, `hints`, and `task`, so that `numbers_from` knows where an answer's
+    numbers are from. Its `wrong_notes` have another count in the fact that is asked for, and `wrong_gold` is that.
     """
     rng = Random(f"{TASK} {split} {seed}")
     drawn: list[_Facts] = []
@@ -63,6 +64,7 @@ def _question(name: str, drawn: _Facts) -> Question:
         "kind": "number",
         "gold": gold,
         "notes": [fact.text for fact in drawn.facts],
+        "hints": [*facts_hints(drawn.asked.name, [fact.name for fact in drawn.facts if fact != drawn.asked])],
     }
     rng = Random(f"wrong {TASK} {drawn.facts}")  # not that of the questions, which stay what they are
     wrong = rng.choice(sorted({*range(MIN_COUNT, MAX_COUNT + 1)} - {fact.count for fact in drawn.facts}))

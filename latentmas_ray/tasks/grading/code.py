@@ -37,6 +37,14 @@ def grade_code(
     return Grade(prediction=code.strip("\n"), correct=outcome.passed, reason=outcome.reason)
 
 
+def defined_by(question: Question, text: str) -> bool:
+    """Return whether a text has a program that defines a function which the question's tests call. Runs nothing."""
+    entry_point = _entry_point(question)
+    names = _tested_names(question) if entry_point is None else (entry_point,)
+    code = extract_code(text, *names)
+    return code is not None and any(defines(code, name) for name in names)
+
+
 def complete_program(question: Question, code: str) -> str:
     """Return the program to run: what the question gives (imports, other functions, the head of the function) and the
     code.

@@ -6,6 +6,7 @@ Values are exact fractions.
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from fractions import Fraction
 
 from latentmas_ray.patterns import LazyPattern
@@ -31,6 +32,7 @@ _NUMBER = LazyPattern(
     rf"|[ ]?/[ ]?(?P<divisor>{_DIGITS}(?:\.[0-9]++)?))?+(?!\^)"
     r"(?P<odd>(?:[.,][0-9]++)++)?+"  # 12,5 or 1,23,4: the groups of no number
 )
+_DIGITS_ALONE = LazyPattern(r"[0-9]{1,400}")
 _CURRENCY_AFTER_SIGN = LazyPattern(r"([-+])[ ]?[$€£¥₹][ ]?")
 _CURRENCY = LazyPattern(r"[$€£¥₹*`]")
 _LONE_SIGN = LazyPattern(r"-\s{1,9}(?=[0-9.])")
@@ -70,6 +72,16 @@ def is_plain_number(text: str) -> bool:
     return parse_number(text) is not None and not re.search(
         r"[^\W\d_]", re.sub(r"(?<=[0-9])[eE](?=[-+]?[0-9])", "", text)
     )
+
+
+def numbers_in(text: str) -> Iterator[Fraction]:
+    """Yield all numbers of a text. Digits in groups that may be one number or several (`2 300`, `5,12`) are all of
+    them."""
+    for match in _NUMBER.finditer(_bare(plain(text))):
+        if (value := _value(match)) is not None:
+            yield value
+        if match["odd"] or match["spaced"]:
+            yield from (Fraction(digits) for digits in _DIGITS_ALONE.findall(match[0]))
 
 
 def number_text(value: Fraction) -> str:

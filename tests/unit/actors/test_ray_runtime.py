@@ -17,7 +17,7 @@ from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
-from latentmas_ray.writing.writer import CANCELLED
+from latentmas_ray.writing.written_turn import CANCELLED
 from tests.cases.manager import NODES, FakeManager, FakeReferences, FakeReplica, cluster_of, fake_cluster
 from tests.cases.runtime import runtime_of
 

@@ -71,6 +71,8 @@ def question(**fields: object) -> str:
     return json.dumps({"id": "a", "question": "1 + 1?", **fields}) + "\n"
 
 
+PROGRAM = question(kind="code", prompt="def f():\n", test="assert f()", entry_point="f")
+
 CASES: dict[str, Case] = {
     "no such method": flags("--method", "telepathy", names=["--method", "telepathy", "latent"]),
     "a batch of nothing": flags("--batch-size", "0", names=["--batch-size", "'0'"]),
@@ -126,6 +128,41 @@ CASES: dict[str, Case] = {
     "an agent that is not": topology([AGENT, JUDGER.replace("[planner]", "[plannr]")], "judger.reads", "'plannr'"),
     "two that answer": topology(
         [AGENT.replace('}}"', '}}", thinks: text'), JUDGER.replace(" reads: [planner],", "")], "planner"
+    ),
+    "no sample": flags("--samples", "0", names=["--samples", "'0'", "greater than or equal to 1"]),
+    "samples that are all the same": flags(
+        "--samples", "4", "--temperature", "0", names=["--samples", "'4'", "temperature above 0"]
+    ),
+    "an unknown rule": flags("--samples", "4", "--decides", "chance", names=["--decides", "'chance'", "majority"]),
+    "a rule for one answer": flags("--decides", "ow", names=["--decides", "'ow'", "nothing is decided"]),
+    "accuracies for one answer": flags("--decide-accuracies", "a.yaml", names=["--decide-accuracies", "nothing is"]),
+    "a rule that takes no accuracies": flags(
+        "--samples", "4", "--decide-accuracies", "a.yaml", names=["--decide-accuracies", "majority", "ow"]
+    ),
+    "no file of accuracies": flags(
+        *("--samples", "4", "--decides", "ow", "--decide-accuracies", "/nowhere/a.yaml"),
+        names=["--decide-accuracies", "'/nowhere/a.yaml'", "cannot be read"],
+    ),
+    "accuracies without an agent": lambda folder: (
+        ["--samples", "4", "--decides", "ow", "--decide-accuracies", written(folder, "a.yaml", "planner: 0.5")],
+        ["--decide-accuracies", "it has no accuracy of agent judger; it has planner"],
+    ),
+    "an accuracy that is none": lambda folder: (
+        ["--samples", "4", "--decides", "ow", "--decide-accuracies", written(folder, "a.yaml", "judger: 1")],
+        ["--decide-accuracies", "'judger: 1'", "between 0 and 1"],
+    ),
+    "samples of programs": lambda folder: (
+        ["--samples", "2", "--unsafe-programs", "--task", written(folder, "q.jsonl", PROGRAM)],
+        ["kind", "'code'", "programs"],
+    ),
+    "a team without a rule": topology([AGENT, JUDGER, JUDGER.replace("judger", "other")], "other", "decides"),
+    "a rule of a topology for one answer": lambda folder: (
+        ["--topology", written(folder, "t.yaml", f"name: mine\ndecides: ow\nagents:\n  {AGENT}\n  {JUDGER}\n")],
+        ["t.yaml: decides", "'ow'", "judger alone answers"],
+    ),
+    "an unknown rule of a topology": lambda folder: (
+        ["--topology", written(folder, "t.yaml", f"name: mine\ndecides: best\nagents:\n  {AGENT}\n  {JUDGER}\n")],
+        ["t.yaml:2: decides", "'best'", "majority"],
     ),
     "an unknown key": topology([AGENT.replace("prompt", "promt"), JUDGER], "agents.planner", "promt", "prompt"),
     "a latent agent that answers": topology([AGENT], "planner", "thinks"),

@@ -78,7 +78,8 @@ def distance(one: str, other: str, vision: str) -> float:
 
 def test_every_run_phase_and_agent_has_a_colour() -> None:
     for scheme in SCHEMES:
-        assert set(palette("run", scheme)) == {f"run-{method}" for method in ("single", "text", "latent", "control")}
+        kinds = ("single", "text", "latent", "control", "vote")
+        assert set(palette("run", scheme)) == {f"run-{kind}" for kind in kinds}
         assert set(palette("phase", scheme)) == {f"phase-{phase}" for phase in PHASES}
         assert set(palette("agent", scheme)) == {f"agent-{index}" for index in range(NUM_AGENT_COLOURS)}
 

@@ -102,7 +102,7 @@ def test_grades_come_out_in_the_order_in_which_answers_were_given() -> None:
     grader.allowed.set()
     grading: Grading[int] = Grading(grader)
     for key in range(4):
-        grading.submit(key, [(question, "an answer") for question in code_questions(2)])
+        grading.submit(key, [(question, ["an answer"]) for question in code_questions(2)])
     taken: list[int] = []
     while len(grading):
         taken += [key for key, _ in grading.collect(LIMIT_SECONDS)]

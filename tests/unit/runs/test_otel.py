@@ -47,7 +47,7 @@ from tests.cases.timeline import written_timeline
 SECRET = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 FACTS = SpanFacts(
-    workflow="pair", answering_agent="judger", model="tiny", method="latent", sampling=Sampling(temperature=0.5)
+    workflow="pair", answering_agents=("judger",), model="tiny", method="latent", sampling=Sampling(temperature=0.5)
 )
 FAST = {"latent_steps": 2, "max_new_tokens": 2, "runtime": "local", "topology": "sequential", "task": "sample"}
 

@@ -125,7 +125,7 @@ class Silent:
         (lambda: Topology(name="x", agents=[{1: 2}]), "agents[0]: got '1'; a key must be text"),
         (
             lambda: Topology(name="x", agents=[agent(thinks="text")], source="f"),
-            "source: got 'source'; unknown key; the valid keys are name, agents",
+            "source: got 'source'; unknown key; the valid keys are name, decides, agents",
         ),
         (
             lambda: Topology(name="x", agents=[agent("a"), agent("a", thinks="text")]),

@@ -11,8 +11,8 @@ import pytest
 from latentmas_ray.engine.segment_io import InMemorySegments
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, QuestionsTooLongError
-from latentmas_ray.writing.writer import CANCELLED, TextEnded, TextGrown, Writer, WriterEvent
-from latentmas_ray.writing.written_turn import WrittenTurn
+from latentmas_ray.writing.writer import TextEnded, TextGrown, Writer, WriterEvent
+from latentmas_ray.writing.written_turn import CANCELLED, WrittenTurn
 from tests.cases.scripted_engine import ByteChat, ScriptedEngine, text_of
 
 

@@ -1,0 +1,1 @@
+"""From a prompt that was read to its texts."""
