@@ -15,7 +15,7 @@ from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
+from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec, text_config
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
@@ -51,8 +51,7 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
-    if config.get_text_config() is not config:
-        raise ModelError("model", name, f"it must be a text-only model; {type(config).__name__} has other parts")
+    config = text_config(config)
     kinds = getattr(config, "layer_types", None)
     other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
     if not kinds and getattr(config, "sliding_window", None):
@@ -133,7 +132,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
 
 def _configured_ids(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
     """The special tokens of the configuration and of the generation configuration, with their fields."""
-    for kind, config in (("", model.config), ("generation ", getattr(model, "generation_config", None))):
+    text = text_config(model.config)
+    parts = [("", model.config), ("text ", text)] if text is not model.config else [("", model.config)]
+    for kind, config in (*parts, ("generation ", getattr(model, "generation_config", None))):
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             for one in _token_ids(getattr(config, key, None)):
                 yield f"{kind}{key}", one
@@ -155,7 +156,7 @@ def _dtype_name(model: PreTrainedModel, name: str) -> str:
 def _stop_ids(model: PreTrainedModel) -> list[int]:
     """The end tokens of the configuration and of the generation configuration; some models name several, or others in
     each of the two."""
-    configs = (model.config, getattr(model, "generation_config", None))
+    configs = (model.config, text_config(model.config), getattr(model, "generation_config", None))
     return [one for config in configs for one in _token_ids(getattr(config, "eos_token_id", None))]
 
 
@@ -174,7 +175,7 @@ def check_model(lm: LanguageModel) -> None:
     """
     # From the whole vocabulary: the first ids are often control tokens. On a row of these, a trained model can amplify
     # the rounding of bfloat16 to a fifth of a key (SmolLM2-135M), where ordinary tokens give one percent.
-    ids = torch.arange(1, _NUM_TOKENS + 1)[None] * lm.model.config.vocab_size // (_NUM_TOKENS + 1)
+    ids = torch.arange(1, _NUM_TOKENS + 1)[None] * text_config(lm.model.config).vocab_size // (_NUM_TOKENS + 1)
     whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
     moved, keys_moved = _run_chunks(lm, ids, [_NUM_TOKENS], start=_SHIFT)

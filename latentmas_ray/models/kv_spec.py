@@ -16,8 +16,14 @@ from latentmas_ray.placement.model_dims import AttentionDims, attention_dims
 _FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "hidden_size", "head_dim")
 
 
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The part of a configuration that describes the text decoder; of a model for text alone it is the whole."""
+    return config.get_text_config(decoder=True)
+
+
 def config_dims(config: PretrainedConfig) -> AttentionDims:
-    """The attention sizes of a configuration. Raises KeyError, TypeError or ValueError if one is missing or invalid."""
+    """The attention sizes of the text decoder. Raises KeyError, TypeError or ValueError if one is missing or wrong."""
+    config = text_config(config)
     return attention_dims({field: getattr(config, field) for field in _FIELDS if hasattr(config, field)})
 
 
@@ -44,6 +50,7 @@ def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:
     Raises ModelError for a model without RoPE, and for kinds whose frequencies depend on the length (dynamic,
     longrope), because their keys cannot be moved.
     """
+    config = text_config(config)
     own, nested = _rope_parameters(config)
     if not own:
         raise ModelError("model", name, "it must use rotary positions (RoPE); its configuration has none")
@@ -67,6 +74,7 @@ def max_positions(config: PretrainedConfig) -> int | None:
     makes `factor` × `original_max_position_embeddings`, linear and dynamic make `factor` × `max_position_embeddings`.
     llama3 and longrope have the new length in `max_position_embeddings`.
     """
+    config = text_config(config)
     limit = getattr(config, "max_position_embeddings", None)
     if not limit:
         return None

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import max_positions
+from latentmas_ray.models.kv_spec import max_positions, text_config
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
@@ -117,7 +117,7 @@ class LanguageModel:
         head = self.model.get_output_embeddings()
         with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
-        config = self.model.config
+        config = text_config(self.model.config)
         if getattr(config, "logits_scaling", None):
             logits = logits / config.logits_scaling
         if getattr(config, "logit_scale", None):

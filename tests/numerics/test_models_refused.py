@@ -13,8 +13,6 @@ from transformers import (
     BertLMHeadModel,
     CohereConfig,
     DeepseekV3Config,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
     GPT2Config,
     GPTJConfig,
     LlamaConfig,
@@ -49,7 +47,6 @@ MLA: dict[str, Any] = {
     "first_k_dense_replace": 2,
 }
 SOME_SLIDING: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-VISION: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 NO_ROPE_IN_ONE: dict[str, Any] = {**GQA, "no_rope_layers": [1, 0]}
 
 REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
@@ -72,12 +69,6 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
         "linear_attention",
     ),
     "compressed keys": (lambda: causal(DeepseekV3Config(**MLA)), "usual decoder-only"),
-    "images too": (
-        lambda: Gemma3ForConditionalGeneration(
-            Gemma3Config(text_config=gemma3().to_dict(), vision_config=VISION),
-        ),
-        "text-only model",
-    ),
     "no vocabulary projection": (lambda: AutoModel.from_config(Qwen3Config(**GQA, head_dim=16)), "projection"),
     "eager attention": (lambda: causal(LlamaConfig(**GQA), attn_implementation="eager"), "sdpa"),
     "rounded frequencies": (lambda: causal(LlamaConfig(**GQA)).to(torch.bfloat16), "frequencies must be float32"),
