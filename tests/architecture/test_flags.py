@@ -30,7 +30,7 @@ COMMANDS = {
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "timeline": "run --output",
     "report": "runs --output --published --no-published",
-    "doctor": "--address",
+    "doctor": "--address --model --dtype --revision --json",
     "memory": "file --json",
     "presets": "name --json",
     "results": "folders --markdown --json",

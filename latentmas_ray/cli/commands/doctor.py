@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from latentmas_ray.cli.errors import EXIT_FAILED
-from latentmas_ray.config.choices import DtypeName
+from latentmas_ray.config.choices import DTypeName
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
 
@@ -50,8 +50,8 @@ def doctor(
     else:
         if address is not None:
             raise ConfigError("address", address, "with --model nothing is looked for on a cluster: leave it out")
-        if dtype is not None and dtype not in get_args(DtypeName):
-            raise ConfigError("dtype", dtype, f"it must be one of {', '.join(get_args(DtypeName))}")
+        if dtype is not None and dtype not in get_args(DTypeName):
+            raise ConfigError("dtype", dtype, f"it must be one of {', '.join(get_args(DTypeName))}")
         checks, content = _model(model, dtype or "auto", revision)
     if as_json:
         typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
