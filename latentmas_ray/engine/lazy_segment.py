@@ -8,7 +8,6 @@ Dimensions: L layers, C 2 (key, value), H KV heads, T tokens, D head dim.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
@@ -44,8 +43,7 @@ class LazyKV(KVSource):
         if self._copied is None:
             if self._cache is None:
                 raise SegmentError("this memory was released: its last reader has read it")
-            kv_LCHTD = self._cache.copy_out(self._begins, self.layout.lengths, kept=self._kept)
-            self._copied = kv_LCHTD.reshape(-1).view(torch.uint8)
+            self._copied = self._cache.copy_out(self._begins, self.layout.lengths, kept=self._kept).buffer()
             self._cache = None
         return self._copied
 

@@ -85,12 +85,30 @@ class KVLayout:
     def require_uniform(self) -> None:
         """Raises IncompatibleMemoryError, which names a layer, unless `is_uniform`."""
         self.spec.require_uniform()
+        self.require_even()
+
+    def require_even(self) -> None:
+        """Raises IncompatibleMemoryError, which names a layer, unless all layers keep equally many tokens: then an
+        engine can read them, whatever the layers' tensors are."""
         if self.layer_lengths is not None:
             layer = next(layer for layer, kept in enumerate(self.layer_lengths) if kept != self.lengths)
             raise IncompatibleMemoryError(
                 f"layer {layer} keeps {self.layer_lengths[layer]} of {self.lengths} tokens: such memory can be packed "
                 "and moved, but computing with it needs equally many in all layers"
             )
+
+    def block_views(self, buffer: Tensor) -> Iterator[Tensor]:
+        """Views [C, H, T, D] of a flat uint8 buffer, in order: of each layer's blocks (`LayerSpec.blocks`)."""
+        if self.is_uniform:
+            yield from buffer.view(self.spec.torch_dtype).view(self.shape)
+            return
+        tensors = iter(self.tensors)
+        for layer in self.spec.layers:
+            for _, count in layer.blocks:  # tensors of one dtype follow one another without a gap
+                first, *others = (next(tensors) for _ in range(count))
+                stop_byte = others[-1].stop_byte if others else first.stop_byte
+                flat = buffer[first.first_byte : stop_byte].view(first.spec.torch_dtype)
+                yield flat.view(count, first.spec.num_heads, first.num_tokens, first.spec.head_dim)
 
     def lengths_in(self, layer: int) -> tuple[int, ...]:
         """Tokens of each question that a layer keeps."""
@@ -108,6 +126,10 @@ class KVLayout:
                 found.append(PackedTensor(layer, spec, end + -end % item_bytes, num_tokens))
                 end = found[-1].stop_byte
         return tuple(found)
+
+
+# One question's KV: [L, 2, H, T, D], or the tensors [H, T, D] in the order of `KVLayout.tensors` where layers differ.
+QuestionKV = Tensor | Sequence[Tensor]
 
 
 class KVSource(ABC):
@@ -134,10 +156,10 @@ class KVSource(ABC):
         first = sum(lengths[:question])
         return self.tensor()[:, :, :, first : first + lengths[question]]
 
-    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """One question's KV as views of adjacent heads: the first head of each, and [L, 2, heads, T, D]. Used to write
-        a cache, because it joins nothing. Raises like `buffer`."""
-        yield 0, self.view_of(question)
+    def head_views(self, question: int) -> Iterator[tuple[int, QuestionKV]]:
+        """One question's KV as views of adjacent heads: the first head of each, and [L, 2, heads, T, D]; or all of it
+        where layers differ. Used to write a cache, because it joins nothing. Raises like `buffer`."""
+        yield 0, self.view_of(question) if self.layout.is_uniform else self.tensors_of(question)
 
     def tensors_of(self, question: int) -> list[Tensor]:
         """One question's tensors [H, T, D] in the order of `KVLayout.tensors`, for any layers; views of `buffer`.

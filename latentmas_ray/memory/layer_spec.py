@@ -96,6 +96,11 @@ class TensorSpec:
         return DTYPES[self.dtype]
 
     @property
+    def is_key(self) -> bool:
+        """Whether it is a key or a part of one: some channels of keys are large in every token, which codecs use."""
+        return self.name in ("key", "rotary_key")
+
+    @property
     def bytes_per_token(self) -> int:
         return self.num_heads * self.head_dim * self.torch_dtype.itemsize
 
@@ -122,6 +127,13 @@ class LayerSpec:
         key = TensorSpec("key", num_kv_heads, head_dim, dtype, rope)
         return cls((key, replace(key, name="value", rope=None)))
 
+    @classmethod
+    def latent(cls, latent_dim: int, rotary_dim: int, dtype: str, rope: RopeSpec) -> "LayerSpec":
+        """The spec of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, eq. 9 to 12): one compressed latent
+        for the keys and values of all heads, which does not depend on positions, and the key's rotary part, which all
+        heads share."""
+        return cls((TensorSpec("latent", 1, latent_dim, dtype), TensorSpec("rotary_key", 1, rotary_dim, dtype, rope)))
+
     @cached_property
     def is_attention(self) -> bool:
         """Whether it equals a spec made by `attention`."""
@@ -129,6 +141,13 @@ class LayerSpec:
             return False
         key = self.tensors[0]
         return self == LayerSpec.attention(key.num_heads, key.head_dim, key.dtype, self.tensors[0].rope)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[TensorSpec, int], ...]:
+        """Neighbouring tensors of one shape and dtype as one block [C, H, T, D]: the first of them, and C."""
+        shapes = groupby(self.tensors, key=lambda tensor: (tensor.num_heads, tensor.head_dim, tensor.dtype))
+        same = [list(tensors) for _, tensors in shapes]
+        return tuple((tensors[0], len(tensors)) for tensors in same)
 
     @cached_property
     def bytes_per_token(self) -> int:

@@ -193,7 +193,7 @@ def packed_attention(
         packing.mass.add(module.layer_idx, query, key, packing, scaling)  # type: ignore[arg-type]  # an int
     if len(packing.calls) == 1:
         return _attend(query, key, value, packing.calls[0], scaling)[None], None
-    out_NQD = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    out_NQD = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     for call in packing.calls:
         out_NQD[call.tokens] = _attend(query, key, value, call, scaling)
     return out_NQD[None], None
@@ -217,7 +217,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, call: AttentionCall, scal
         call.mask(num_groups, query),
         scale=scaling,
     )
-    return out.flatten(1, 2) if call.num_rows > 1 else out.reshape(query_QND.shape).transpose(0, 1)
+    if call.num_rows > 1:
+        return out.flatten(1, 2)
+    return out.reshape(*query_QND.shape[:2], value.shape[3]).transpose(0, 1)  # values may have other dims than keys
 
 
 AttentionInterface.register(NAME, packed_attention)

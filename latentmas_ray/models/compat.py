@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.memory import KVCacheSpec, rotate_keys
+from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
+from latentmas_ray.models.kv_spec import probed_spec, rope_spec
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.layers import cached_tensors
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
@@ -80,14 +81,17 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
-    spec = kv_cache_spec(
+    with torch.inference_mode(), ranks.collective():
+        layers = cached_tensors(model.get_decoder(), model.get_input_embeddings().weight.device)
+    return probed_spec(
         model.config,
         name,
+        layers,
         architecture=type(model).__name__,
         dtype=_dtype_name(model, name),
         weights_revision=weights_revision(model, ranks),
+        shard=ranks.shard,
     )
-    return spec.of_shard(ranks.shard)
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:
@@ -182,13 +186,22 @@ def check_model(lm: LanguageModel) -> None:
         logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
     projected = lm.logits(whole[None])[0]
     with lm.ranks.all_or_none():  # each rank compares its own heads
-        _check_close(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
+        for key, key_moved, rope in zip(keys, keys_moved, _ropes(lm.spec), strict=True):
+            if rope is not None:
+                expected = rotate_keys(key, _SHIFT, rope)
+                _check_close(lm, expected, key_moved, "its cached keys must be movable by RoPE")
         _check_close(lm, whole, moved, "only the distance between positions may matter to it")
         _check_close(lm, whole, chunks, "a prompt read in two chunks must be the prompt read in one")
         _check_close(lm, projected, logits, "its logits must be the projection of the last hidden state")
 
 
-def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, Tensor]:
+def _ropes(spec: KVCacheSpec) -> list[RopeSpec | None]:
+    """The RoPE of each tensor, in the order of the layout."""
+    return [tensor.rope for layer in spec.layers for tensor in layer.tensors]
+
+
+def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, list[Tensor]]:
+    """The last hidden state of a prompt, and all tensors that are cached."""
     cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
     cache.open(1)
     hidden_TE = torch.empty(0)
@@ -197,7 +210,7 @@ def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int
         cache.begin_step([len(chunk_T)])
         hidden_TE = lm.hidden_states(lm.embed(chunk_T), positions_T, cache)
         cache.end_step()
-    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS])[:, 0]
+    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS]).tensors_of(0)
 
 
 def _check_close(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
