@@ -319,7 +319,9 @@ class Session:
         slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
         layout = meta.layout(part.begins, part.lengths)
         layout.require_even()
-        kv = self.cache.copy_out(slots, layout.lengths, reserve, kept=meta.kept_tokens(part.begins, part.lengths))
+        kept = meta.kept_tokens(part.begins, part.lengths)
+        states = self.cache.copy_states() if layout.has_states else []
+        kv = self.cache.copy_out(slots, layout.lengths, reserve, kept=kept, states=states)
         return SegmentChunk(meta, part.begins, part.lengths, kv, part.recompute_inputs)
 
     def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
@@ -331,11 +333,12 @@ class Session:
             ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
             missing[placed.agent] = sum(placed.segment.lengths)
         shifts = {placed.agent: placed.shifts for placed in merged.segments}
+        last = merged.segments[-1].agent if merged.segments else ""  # its states sum up all that is before them
         for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + chunk.num_kept_before(row)
                 for head, kv in chunk.head_views(row):
-                    self.cache.write(row, slot, kv, shift, first_head=head)
+                    self.cache.write(row, slot, kv, shift, first_head=head, has_states=agent == last)
             missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
             raise SegmentError(f"memory is missing or duplicate: {missing} tokens")

@@ -29,7 +29,7 @@ class CodecStats:
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """The place of one layer's tensor [H, num_tokens, D] in a buffer."""
+    """The place of one layer's tensor [H, num_tokens, D] in a buffer; of states there is one a question."""
 
     layer: int
     spec: TensorSpec
@@ -38,7 +38,7 @@ class PackedTensor:
 
     @property
     def stop_byte(self) -> int:
-        return self.first_byte + self.num_tokens * self.spec.bytes_per_token
+        return self.first_byte + self.num_tokens * self.spec.row_bytes
 
     def view(self, buffer: Tensor) -> Tensor:
         """A view of the tensor in a flat uint8 buffer."""
@@ -53,11 +53,13 @@ class KVLayout:
     T counts the tokens of all questions, one question after another: `lengths[q]` of question q, or
     `layer_lengths[l][q]` in layer l if layers keep different numbers of them. Each tensor begins at a multiple of its
     item size. If all layers are alike and keep equally many tokens, the buffer is one tensor [L, 2, H, T, D].
+    With `has_states` it also holds every question's states after these tokens.
     """
 
     spec: KVCacheSpec
     lengths: tuple[int, ...]
     layer_lengths: tuple[tuple[int, ...], ...] | None = None
+    has_states: bool = False
 
     @property
     def is_uniform(self) -> bool:
@@ -114,15 +116,20 @@ class KVLayout:
         """Tokens of each question that a layer keeps."""
         return self.lengths if self.layer_lengths is None else self.layer_lengths[layer]
 
+    def rows_in(self, layer: int, tensor: TensorSpec) -> tuple[int, ...]:
+        """The rows of each question in one of a layer's tensors: its tokens, or one state."""
+        if tensor.state_dims is None:
+            return self.lengths_in(layer)
+        return (int(self.has_states),) * len(self.lengths)
+
     @cached_property
     def tensors(self) -> tuple[PackedTensor, ...]:
         """All tensors in the order of the buffer."""
         found: list[PackedTensor] = []
         end = 0
         for layer, layer_spec in enumerate(self.spec.layers):
-            num_tokens = sum(self.lengths_in(layer))
             for spec in layer_spec.tensors:
-                item_bytes = spec.torch_dtype.itemsize
+                item_bytes, num_tokens = spec.torch_dtype.itemsize, sum(self.rows_in(layer, spec))
                 found.append(PackedTensor(layer, spec, end + -end % item_bytes, num_tokens))
                 end = found[-1].stop_byte
         return tuple(found)
@@ -166,7 +173,7 @@ class KVSource(ABC):
         Raises like it."""
         buffer, views = self.buffer(), []
         for tensor in self.layout.tensors:
-            lengths = self.layout.lengths_in(tensor.layer)
+            lengths = self.layout.rows_in(tensor.layer, tensor.spec)
             first = sum(lengths[:question])
             views.append(tensor.view(buffer)[:, first : first + lengths[question]])
         return views

@@ -20,8 +20,8 @@ from transformers.cache_utils import Cache
 from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import InMemoryKV, KVCacheSpec, KVLayout, QuestionKV, rotate_keys
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.models.attention import AttentionMass, Packing
-from latentmas_ray.models.layers import SlotLayer
+from latentmas_ray.models.attention import AttentionCall, AttentionMass, Packing
+from latentmas_ray.models.layers import make_layer
 from latentmas_ray.units import format_bytes
 
 # On a CPU attention is as fast as it reads keys and values: a call for each row costs less than so many bytes in vain.
@@ -52,18 +52,20 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.packing = Packing([], [])
         self._mass: AttentionMass | None = None
         on_cpu = all(device.type == "cpu" for device in devices)  # a GPU waits for launches, not for bytes
-        self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if on_cpu else None
+        # States are computed for all rows of a call at once, so few calls are more.
+        limits_padding = on_cpu and not spec.has_states
+        self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if limits_padding else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
         # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
         layers = [
-            SlotLayer(layer, num_rows, num_slots, _zeros_on(device), device)
+            make_layer(layer, num_rows, num_slots, _zeros_on(device), device)
             for layer, device in zip(spec.layers, devices, strict=True)
         ]
         super().__init__(layers=layers)
 
     @property
     def num_bytes(self) -> int:
-        return self.num_rows * self.num_slots * self.spec.bytes_per_token
+        return self.num_rows * (self.num_slots * self.spec.bytes_per_token + self.spec.state_bytes)
 
     @property
     def num_touched_bytes(self) -> int:
@@ -137,6 +139,15 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True)):
             self._touch(row, length + count)
 
+    def begin_call(self, call: AttentionCall) -> Packing:
+        """Prepare a forward over the tokens of one call alone, of a model whose layers keep states; returns its
+        packing."""
+        packing = self.packing.of_call(call)
+        for layer in self.layers:
+            layer.packing = packing
+            layer.begin_call(call)
+        return packing
+
     def end_step(self) -> None:
         """Make the tokens of the finished forward valid."""
         self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]
@@ -150,15 +161,18 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         finally:
             self._mass = None
 
-    def write(self, row: int, first: int, kv: QuestionKV, shift: int, *, first_head: int = 0) -> None:
+    def write(
+        self, row: int, first: int, kv: QuestionKV, shift: int, *, first_head: int = 0, has_states: bool = True
+    ) -> None:
         """Write a question's tokens into a row's slots from `first` on, their keys rotated by `shift` positions.
 
         `kv` is [L, 2, H, t, D], and its heads may be some of the cache's, from `first_head` on; or the tensors of all
-        layers, where these differ. `extend` makes the tokens valid once all heads are written.
+        layers, where these differ. With `has_states` the states among them become the row's. `extend` makes the tokens
+        valid once all heads are written.
         """
         parts = iter(kv.flatten(0, 1) if isinstance(kv, Tensor) else kv)
         for layer, layer_spec in zip(self.layers, self.spec.layers, strict=True):
-            for slots_BHTD, spec in zip(layer.tensors, layer_spec.tensors, strict=True):
+            for slots_BHTD, spec in zip(layer.tensors, layer_spec.slot_tensors, strict=True):
                 part_HTD = next(parts)
                 num_heads, num_tokens, _ = part_HTD.shape
                 self._touch(row, first + num_tokens)
@@ -166,6 +180,10 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 if spec.rope is not None:
                     part_HTD = rotate_keys(part_HTD.to(slots_HTD.device), shift, spec.rope)
                 copy_into(slots_HTD, part_HTD)
+            for state_BS in layer.states:
+                part_11S = next(parts)
+                if has_states and part_11S.numel():
+                    state_BS[row].copy_(part_11S[0, 0])
 
     def extend(self, lengths: Sequence[int]) -> None:
         """Make the first `lengths[b]` slots of each row valid."""
@@ -179,15 +197,17 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         *,
         kept: Sequence[Sequence[Tensor]] | None = None,
         first_row: int = 0,
+        states: Sequence[Tensor] = (),
     ) -> InMemoryKV:
-        """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another, beginning with `first_row`.
+        """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another, beginning with `first_row`;
+        with `states` these too (`copy_states`).
 
         With `kept` only some: in layer l and row b the `lengths[b]` slots `kept[l][b]`, counted from `begins[b]` on.
         `reserve` returns the flat uint8 tensor to write to, for a number of bytes and the cache's device.
         """
-        layout = KVLayout(self.spec, tuple(lengths))
+        layout = KVLayout(self.spec, tuple(lengths), has_states=bool(states))
         buffer = reserve(layout.num_bytes, self.device)
-        blocks = layout.block_views(buffer)
+        blocks, own = layout.block_views(buffer), iter(states)
         for index, layer in enumerate(self.layers):
             for slots_CBHTD in layer.blocks:
                 for number, part_CHTD in enumerate(next(blocks).split(list(lengths), dim=2)):
@@ -197,7 +217,16 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                     else:
                         slots_T = (kept[index][number] + first).to(slots_CHTD.device)
                         copy_into(part_CHTD, slots_CHTD.index_select(2, slots_T))
+            for _ in layer.states:
+                block_11BS = next(blocks)
+                if states:
+                    block_11BS[0, 0].copy_(next(own))
         return InMemoryKV(layout, buffer)
+
+    def copy_states(self, first_row: int = 0, num_rows: int | None = None) -> list[Tensor]:
+        """Copy the states of some rows, by default of all that are active: [B, S] each, in the order of the layers."""
+        stop = len(self.lengths) if num_rows is None else first_row + num_rows
+        return [state_BS[first_row:stop].clone() for layer in self.layers for state_BS in layer.states]
 
     @property
     def device(self) -> torch.device:
@@ -213,6 +242,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             for slots_CBHTD in self._blocks():
                 slots_CBHTD[:, row, :, :length] = slots_CBHTD[:, last, :, :length]
                 slots_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
+            for state_BS in self._states():
+                state_BS[row] = state_BS[last]
             self._touch(row, length)
         self.lengths[row] = length
         self.lengths.pop()
@@ -220,12 +251,19 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def _zero_row(self, row: int) -> None:
         for slots_CBHTD in self._blocks() if self._num_touched[row] else ():
             slots_CBHTD[:, row, :, : self._num_touched[row]].zero_()
+        for state_BS in self._states():
+            state_BS[row].zero_()
         self._num_touched[row] = 0
 
     def _blocks(self) -> Iterator[Tensor]:
         """The slots [C, B, H, T, D] of all layers, one or several tensors of one shape together."""
         for layer in self.layers:
             yield from layer.blocks
+
+    def _states(self) -> Iterator[Tensor]:
+        """The states [B, S] of all layers."""
+        for layer in self.layers:
+            yield from layer.states
 
     def _touch(self, row: int, num_slots: int) -> None:
         self._num_touched[row] = max(self._num_touched[row], num_slots)

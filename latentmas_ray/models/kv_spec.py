@@ -12,7 +12,7 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec, LayerSpec, RopeSpec, TensorSpec, TPRank
 from latentmas_ray.memory.layer_spec import DTYPES, ROPE_KINDS, interned
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.models.layers.shapes import CachedTensor
+from latentmas_ray.models.layers.shapes import CachedLayer
 from latentmas_ray.placement.model_dims import AttentionDims, attention_dims
 
 _FIELDS = (
@@ -60,21 +60,26 @@ def _layer(dims: AttentionDims, dtype: str, rope: RopeSpec) -> LayerSpec:
 def probed_spec(
     config: PretrainedConfig,
     name: str,
-    layers: Sequence[Sequence[CachedTensor]],
+    layers: Sequence[CachedLayer],
     *,
     architecture: str,
     dtype: str,
     weights_revision: str,
     shard: TPRank = WHOLE,
 ) -> KVCacheSpec:
-    """The spec of a model, or of its shard, that caches these tensors by layer. Raises ModelError for one that caches
-    nothing, and for one whose keys cannot be moved."""
-    if not any(layers):
-        raise ModelError("model", name, "its attention must use the cache of transformers, and it caches nothing")
-    rope = rope_spec(config, name)
+    """The spec of a model, or of its shard, that caches this by layer. Raises ModelError for one that caches nothing,
+    for one whose keys cannot be moved, and for one that attends to chosen tokens only."""
+    if not any(layer.tensors for layer in layers):
+        raise ModelError("model", name, "its attention must use the cache of transformers, and it caches no keys")
+    if any(layer.has_indexer for layer in layers):
+        expected = "all layers must attend to everything before them; here an indexer chooses the tokens"
+        chosen = getattr(config, "index_topk", None)
+        raise ModelError("model", name, f"{expected} (sparse attention{f', index_topk={chosen}' if chosen else ''})")
+    moves = any(tensor.moves for layer in layers for tensor in layer.tensors)
+    rope = rope_spec(config, name) if moves else None
     return KVCacheSpec(
         architecture=architecture,
-        layers=tuple(_probed_layer(tensors, rope, name) for tensors in layers),
+        layers=tuple(_probed_layer(layer, rope, name) for layer in layers),
         hidden_size=config_dims(config).hidden_size,
         dtype=dtype,
         weights_revision=weights_revision,
@@ -82,19 +87,21 @@ def probed_spec(
     )
 
 
-def _probed_layer(tensors: Sequence[CachedTensor], rope: RopeSpec, name: str) -> LayerSpec:
+def _probed_layer(layer: CachedLayer, rope: RopeSpec | None, name: str) -> LayerSpec:
     dtypes = {kind: text for text, kind in DTYPES.items()}
     names = ("key", "value")
-    if [one.moves for one in tensors] == [False, True]:  # the key's rotary part comes second
+    if [one.moves for one in layer.tensors] == [False, True]:  # the key's rotary part comes second
         names = ("latent", "rotary_key")
-    specs = []
-    for own_name, one in zip(names, tensors, strict=False):
-        if one.moves and rope.rotary_dim > one.head_dim:
+    tensors = []
+    for own_name, one in zip(names, layer.tensors, strict=False):
+        if one.moves and rope is not None and rope.rotary_dim > one.head_dim:
             expected = f"its cached keys must be movable by RoPE: they have {one.head_dim} dimensions, and its RoPE"
             raise ModelError("model", name, f"{expected} {rope.rotary_dim}")
-        own_rope = rope if one.moves else None
-        specs.append(TensorSpec(own_name, one.num_heads, one.head_dim, dtypes[one.dtype], own_rope))
-    return interned(LayerSpec(tuple(specs)))
+        tensors.append(
+            TensorSpec(own_name, one.num_heads, one.head_dim, dtypes[one.dtype], rope if one.moves else None)
+        )
+    states = [TensorSpec.state(state.name, state.dims, dtypes[state.dtype]) for state in layer.states]
+    return interned(LayerSpec((*tensors, *states)))
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:

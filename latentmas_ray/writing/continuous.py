@@ -167,7 +167,8 @@ class ContinuousEngine:
                 for part in memory.parts:
                     cache.write(row, part.first_slot, part.kv_LCHTD, part.shift, first_head=part.first_head)
                 for layered in memory.layered:
-                    cache.write(row, layered.first_slot, layered.tensors, layered.shift)
+                    first, has_states = layered.first_slot, layered.has_states
+                    cache.write(row, first, layered.tensors, layered.shift, has_states=has_states)
             except BaseException as error:
                 cache.drop_row(row)
                 if isinstance(error, torch.OutOfMemoryError):
@@ -298,7 +299,9 @@ class ContinuousEngine:
         length = self._room.cache.lengths[youngest]
         outputs: list[TextOutput] = []
         try:
-            kv = self._room.cache.copy_out([0], [length], lambda size, _: empty_bytes(size, _CPU), first_row=youngest)
+            cache = self._room.cache
+            states = cache.copy_states(youngest, 1)
+            kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, states=states)
             self._aside.append((row, kv))
         except torch.OutOfMemoryError as again:  # not even to copy it
             outputs.append(self._refused(row, again))
@@ -340,6 +343,10 @@ class ContinuousEngine:
             self._rows.pop()
         if not self._rows:
             self._room.trim()
+
+
+def _on_cpu(num_bytes: int, _: torch.device) -> Tensor:
+    return empty_bytes(num_bytes, _CPU)
 
 
 def _next_uniform(row: _RunningQuestion) -> float:

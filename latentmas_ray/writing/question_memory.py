@@ -28,6 +28,7 @@ def question_memories(
         missing[placed.agent] = sum(placed.segment.lengths)
         shifts[placed.agent] = placed.shifts
     parts: list[list[MemoryPart]] = [[] for _ in ends]
+    last = merged.segments[-1].agent if merged.segments else ""  # its states sum up all that is before them
     layered: list[list[LayeredPart]] = [[] for _ in ends]
     for agent, chunk in chunks:
         for question, shift in enumerate(shifts[agent]):
@@ -38,7 +39,16 @@ def question_memories(
                         part = MemoryPart(kv_LCHTD=kv, first_slot=slot, shift=shift, first_head=head)
                         parts[question].append(part)
                     else:
-                        layered[question].append(LayeredPart(tensors=kv, first_slot=slot, shift=shift))
+                        num_tokens = chunk.kv.layout.lengths[question]
+                        layered[question].append(
+                            LayeredPart(
+                                tensors=kv,
+                                num_tokens=num_tokens,
+                                first_slot=slot,
+                                shift=shift,
+                                has_states=agent == last,
+                            )
+                        )
         missing[agent] -= sum(chunk.lengths)
     if any(missing.values()):
         raise SegmentError(f"memory is missing or duplicate: {missing} tokens")

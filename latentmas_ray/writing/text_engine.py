@@ -38,12 +38,10 @@ class LayeredPart:
     """A part of one question's memory of a model whose layers differ: tokens that follow one another."""
 
     tensors: Sequence[Tensor]  # [H, T, D] in the order of `KVLayout.tensors`, views of a received chunk
+    num_tokens: int
     first_slot: int
     shift: int
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.tensors[0].shape[1])
+    has_states: bool = True  # whether the states among them are those after all tokens of the memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +62,7 @@ class QuestionMemory:
         if kv.layout.is_uniform:
             part = MemoryPart(kv_LCHTD=kv.tensor(), first_slot=0, shift=0)
             return cls(parts=(part,), num_tokens=num_tokens, next_position=next_position)
-        layered = LayeredPart(tensors=kv.tensors_of(0), first_slot=0, shift=0)
+        layered = LayeredPart(tensors=kv.tensors_of(0), num_tokens=num_tokens, first_slot=0, shift=0)
         return cls(parts=(), num_tokens=num_tokens, next_position=next_position, layered=(layered,))
 
     def check(self, spec: KVCacheSpec) -> None:
@@ -92,14 +90,17 @@ class QuestionMemory:
                 raise SegmentError(f"memory of {self.num_tokens} tokens gives tokens {spans} of head {head}")
 
     def _check_layered(self, spec: KVCacheSpec) -> None:
-        wanted = [(one.num_heads, one.head_dim, one.torch_dtype) for layer in spec.layers for one in layer.tensors]
+        wanted = [tensor for layer in spec.layers for tensor in layer.tensors]
+        shapes = [(one.num_heads, one.head_dim, one.torch_dtype) for one in wanted]
         end = 0
         for part in sorted(self.layered, key=lambda part: part.first_slot):
             found = [(tensor.shape[0], tensor.shape[2], tensor.dtype) for tensor in part.tensors]
-            if self.parts or found != wanted or any(one.shape[1] != part.num_tokens for one in part.tensors):
-                raise SegmentError(
-                    f"memory of other tensors than the model's, which caches {spec.layers[0]} in layer 0"
-                )
+            if found != shapes or any(
+                tensor.shape[1] != part.num_tokens
+                for tensor, one in zip(part.tensors, wanted, strict=True)
+                if one.state_dims is None
+            ):
+                raise SegmentError(f"memory of other tensors than the model's, whose layer 0 caches {spec.layers[0]}")
             if part.first_slot != end:
                 raise SegmentError(f"memory of {self.num_tokens} tokens gives token {part.first_slot} after {end}")
             end += part.num_tokens

@@ -23,8 +23,10 @@ from latentmas_ray.memory.spec import KVCacheSpec
 
 __all__ = [
     "CODECS",
+    "CodecName",
     "QuantizedKV",
     "coded_bytes",
+    "coded_layout_bytes",
     "decode_kv",
     "encode",
     "encode_kv",
@@ -47,10 +49,17 @@ def encode(kv: KVSource, codec: CodecName) -> tuple[Tensor, float]:
 
 
 def coded_bytes(lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> int:
-    """The exact size of the encoded KV in bytes. Allocates nothing."""
+    """The exact size of the encoded KV of so many tokens in bytes, without states. Allocates nothing."""
+    return coded_layout_bytes(KVLayout(spec, tuple(lengths)), codec)
+
+
+def coded_layout_bytes(layout: KVLayout, codec: CodecName) -> int:
+    """The exact size of the encoded KV of this layout in bytes. Allocates nothing."""
     if codec == "none":
-        return KVLayout(spec, tuple(lengths)).num_bytes
-    return uniform_bytes(lengths, codec, spec) if spec.is_uniform else coded_layers_bytes(lengths, codec, spec)
+        return layout.num_bytes
+    if layout.is_uniform:
+        return uniform_bytes(layout.lengths, codec, layout.spec)
+    return coded_layers_bytes(layout, codec)
 
 
 class QuantizedKV(KVSource):

@@ -1,15 +1,16 @@
 """Codecs of KV whose layers cache different tensors: each tensor [H, T, D] is encoded on its own, as in `uniform`.
 
 A key, or the rotary part of a latent attention's key, is grouped by channel over tokens; all else by token over
-channels, so too the latent. The body has the scales of all tensors first, then the zero points, then the codes; packed
-codes hold channel d in the lower half of a byte and channel d + ⌈D/2⌉ in the upper.
+channels, so too the latent. States are kept as they are: they are few, and every later token depends on them. The
+body has the scales of all tensors first, then the zero points, then the codes, then the states; packed codes hold
+channel d in the lower half of a byte and channel d + ⌈D/2⌉ in the upper.
 
 Dimensions: H heads, T tokens of all questions one after another, D head dim, G groups of tokens, S tokens of the
 longest of them, V groups of channels, P channels of one of them.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,22 +20,23 @@ from torch.nn.functional import pad
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import WireError
 from latentmas_ray.memory.codec.uniform import SCHEMES, QuantScheme, TokenGroups, dequantize, norm, quantize
-from latentmas_ray.memory.kv_source import KVLayout, KVSource
+from latentmas_ray.memory.kv_source import KVLayout, KVSource, PackedTensor
 from latentmas_ray.memory.layer_spec import TensorSpec
-from latentmas_ray.memory.spec import KVCacheSpec
 
 _SAMPLED_LAYERS = 8  # the error is measured on one in so many
 
 
 def encode_layers(kv: KVSource, codec: CodecName) -> tuple[Tensor, float]:
-    """Return the encoded KV, a flat uint8 tensor on the same device, and the relative error of every eighth layer.
-    Raises SegmentError for int8 and int4 if a number is not finite."""
+    """Return the encoded KV, a flat uint8 tensor on the same device, and the relative error of every eighth layer that
+    has keys or a latent. Raises SegmentError for int8 and int4 if a number is not finite."""
     layout, buffer = kv.layout, kv.buffer()
-    body = torch.empty(coded_layers_bytes(layout.lengths, codec, layout.spec), dtype=torch.uint8, device=buffer.device)
+    body = torch.empty(coded_layers_bytes(layout, codec), dtype=torch.uint8, device=buffer.device)
     difference = signal = 0.0
+    with_slots = [layer for layer, one in enumerate(layout.spec.layers) if one.slot_tensors]
+    sampled = set(with_slots[::_SAMPLED_LAYERS])
     for layer, tensor_HTD, coded in _tensors(layout, buffer, body, codec):
         coded.encode(tensor_HTD)
-        if layer % _SAMPLED_LAYERS == 0:
+        if layer in sampled and tensor_HTD.dtype != torch.uint8:  # bytes of states stay as they are
             decoded_HTD = torch.empty_like(tensor_HTD)
             coded.decode(decoded_HTD)
             difference = math.hypot(difference, norm(tensor_HTD.float() - decoded_HTD.float()))
@@ -44,7 +46,7 @@ def encode_layers(kv: KVSource, codec: CodecName) -> tuple[Tensor, float]:
 
 def decode_layers(body: Tensor, layout: KVLayout, codec: CodecName) -> Tensor:
     """Return the bytes of the KV in its layout. `body` is not changed. Raises WireError if its size is wrong."""
-    expected = coded_layers_bytes(layout.lengths, codec, layout.spec)
+    expected = coded_layers_bytes(layout, codec)
     if body.nbytes != expected:
         kind = "truncated" if body.nbytes < expected else "too long"
         raise WireError(f"the {codec} KV is {kind}: {body.nbytes} bytes instead of {expected}")
@@ -55,13 +57,22 @@ def decode_layers(body: Tensor, layout: KVLayout, codec: CodecName) -> Tensor:
     return buffer
 
 
-def coded_layers_bytes(lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> int:
+def coded_layers_bytes(layout: KVLayout, codec: CodecName) -> int:
     """The exact size of the encoded KV in bytes. Allocates nothing."""
-    tensors = [tensor for layer in spec.layers for tensor in layer.tensors]
+    return sum(sum(parts) for parts in _part_bytes(layout, codec))
+
+
+def _part_bytes(layout: KVLayout, codec: CodecName) -> list[tuple[int, int, int, int]]:
+    """Bytes of each tensor's scales, zero points, codes (all numbers as bfloat16), and state."""
+    return [_bytes_of(place, layout, codec) for place in layout.tensors]
+
+
+def _bytes_of(place: PackedTensor, layout: KVLayout, codec: CodecName) -> tuple[int, int, int, int]:
+    if place.spec.state_dims is not None:
+        return 0, 0, 0, place.stop_byte - place.first_byte
     if codec == "bf16":
-        return sum(tensor.num_heads * tensor.head_dim for tensor in tensors) * sum(lengths) * 2
-    shapes = [_Shape(SCHEMES[codec], tensor, tuple(lengths)) for tensor in tensors]
-    return sum(sum(shape.part_bytes) for shape in shapes)
+        return 0, 0, 2 * place.spec.num_heads * place.num_tokens * place.spec.head_dim, 0
+    return (*_Shape(SCHEMES[codec], place.spec, layout.lengths).part_bytes, 0)
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,8 @@ class _Shape:
         return 2 * scales, scales if self.scheme.is_packed else 0, math.prod(self.codes)
 
 
-class _Bf16Tensor:
-    """One tensor as bfloat16."""
+class _CastTensor:
+    """One tensor in the dtype of `numbers`: as bfloat16, or as it is."""
 
     def __init__(self, numbers_HTD: Tensor) -> None:
         self._numbers_HTD = numbers_HTD
@@ -160,22 +171,18 @@ class _QuantizedTensor:
 
 def _tensors(
     layout: KVLayout, buffer: Tensor, body: Tensor, codec: CodecName
-) -> Iterator[tuple[int, Tensor, _Bf16Tensor | _QuantizedTensor]]:
+) -> Iterator[tuple[int, Tensor, _CastTensor | _QuantizedTensor]]:
     """Each tensor's layer, its view of the layout's buffer, and its parts in an encoded body."""
-    if codec == "bf16":
-        first = 0
-        numbers = body.view(torch.bfloat16)
-        for place in layout.tensors:
-            view_HTD = place.view(buffer)
-            yield place.layer, view_HTD, _Bf16Tensor(numbers[first : first + view_HTD.numel()].view(view_HTD.shape))
-            first += view_HTD.numel()
-        return
-    scheme = SCHEMES[codec]
-    groups = TokenGroups.of(scheme, layout.lengths, body.device)
-    shapes = [_Shape(scheme, place.spec, layout.lengths) for place in layout.tensors]
-    sizes = [size for sizes in zip(*(shape.part_bytes for shape in shapes), strict=True) for size in sizes]
-    parts = body.split(sizes)
-    number = len(shapes)
-    for index, (place, shape) in enumerate(zip(layout.tensors, shapes, strict=True)):
-        own = parts[index], parts[number + index], parts[2 * number + index]
-        yield place.layer, place.view(buffer), _QuantizedTensor(shape, groups, *own)
+    sizes = [size for sizes in zip(*_part_bytes(layout, codec), strict=True) for size in sizes]
+    parts, number = body.split(sizes), len(layout.tensors)
+    groups = None if codec == "bf16" else TokenGroups.of(SCHEMES[codec], layout.lengths, body.device)
+    for index, place in enumerate(layout.tensors):
+        scales, zeros, codes, state = parts[index::number]
+        view_HTD = place.view(buffer)
+        if place.spec.state_dims is not None:
+            yield place.layer, buffer[place.first_byte : place.stop_byte], _CastTensor(state)
+        elif groups is None:
+            yield place.layer, view_HTD, _CastTensor(codes.view(torch.bfloat16).view(view_HTD.shape))
+        else:
+            shape = _Shape(SCHEMES[codec], place.spec, layout.lengths)
+            yield place.layer, view_HTD, _QuantizedTensor(shape, groups, scales, zeros, codes)

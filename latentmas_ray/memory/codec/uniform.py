@@ -217,7 +217,7 @@ def sampled_error(kv_LCHTD: Tensor, lengths: Sequence[int], codec: CodecName, sp
 
 
 def norm(numbers: Tensor) -> float:
-    return float(torch.linalg.vectornorm(numbers, dtype=torch.float64))
+    return float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentmas_ray.models.layers.states import STATE_KINDS, state_name
+
 _POSITIONS = (0, 37)
 _TOKEN = 1
 
@@ -26,17 +28,28 @@ class CachedTensor:
     moves: bool  # whether its numbers depend on the position
 
 
-def cached_tensors(decoder: nn.Module, device: torch.device) -> list[tuple[CachedTensor, ...]]:
-    """Return the tensors that each layer of a decoder caches, in the order in which its attention hands them over; none
-    for a layer that reads another layer's. Runs two forwards over one token."""
+@dataclass(frozen=True)
+class CachedState:
+    """A state that a layer keeps for each question."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class CachedLayer:
+    """What one layer caches: nothing, where it reads another layer's."""
+
+    tensors: tuple[CachedTensor, ...]  # in the order in which its attention hands them over
+    states: tuple[CachedState, ...]
+    has_indexer: bool  # whether it also caches keys by which it chooses the tokens that it attends to
+
+
+def cached_layers(decoder: nn.Module, device: torch.device) -> list[CachedLayer]:
+    """Return what each layer of a decoder caches. Runs two forwards over one token."""
     first, moved = (_run(decoder, device, position) for position in _POSITIONS)
-    return [
-        tuple(
-            CachedTensor(one.shape[1], one.shape[3], one.dtype, _differ(one, other))
-            for one, other in zip(_tensors(layer), _tensors(other_layer), strict=True)
-        )
-        for layer, other_layer in zip(first, moved, strict=True)
-    ]
+    return [_compare(layer, other) for layer, other in zip(first, moved, strict=True)]
 
 
 def _run(decoder: nn.Module, device: torch.device, position: int) -> Sequence[Any]:
@@ -49,6 +62,20 @@ def _run(decoder: nn.Module, device: torch.device, position: int) -> Sequence[An
     cache = getattr(output, "past_key_values", None)
     layers: Sequence[Any] = getattr(cache, "layers", ())
     return layers
+
+
+def _compare(layer: Any, other: Any) -> CachedLayer:
+    tensors = tuple(
+        CachedTensor(one.shape[1], one.shape[3], one.dtype, _differ(one, another))
+        for one, another in zip(_tensors(layer), _tensors(other), strict=True)
+    )
+    states = tuple(
+        CachedState(state_name(kind, number), tuple(state.shape[1:]), state.dtype)
+        for kind in STATE_KINDS
+        for number, state in getattr(layer, f"{kind}_states", {}).items()
+        if state is not None
+    )
+    return CachedLayer(tensors, states, hasattr(layer, "update_indexer"))
 
 
 def _tensors(layer: Any) -> list[Tensor]:

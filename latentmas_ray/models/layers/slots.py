@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from latentmas_ray.memory import LayerSpec
-from latentmas_ray.models.attention import Packing
+from latentmas_ray.models.attention import AttentionCall, Packing
 
 Zeros = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
@@ -32,6 +32,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         self.packing = Packing([], [])
         self.is_initialized = True
         self.blocks: list[Tensor] = []  # [C, B, H, T, D] each
+        self.states: list[Tensor] = []
         self.reserve(num_rows, num_slots, zeros)
 
     def reserve(self, num_rows: int, num_slots: int, zeros: Zeros, lengths: Sequence[int] = ()) -> None:
@@ -41,6 +42,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         new = [
             zeros((count, num_rows, one.num_heads, num_slots, one.head_dim), one.torch_dtype)
             for one, count in self.spec.blocks
+            if one.state_dims is None
         ]
         for row, length in enumerate(lengths):
             for new_CBHTD, old_CBHTD in zip(new, old, strict=True):
@@ -55,15 +57,20 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         (block_CBHTD,) = self.blocks
         return block_CBHTD
 
+    def begin_call(self, call: AttentionCall) -> None:
+        """Nothing to do: slots are found by the packing."""
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: slots were reserved."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append packed tokens [1, H, N, D] to their rows; return views of all slots [b, H, T, D], or of the visible
-        ones where the attention computes with all that it is given."""
+        """Append packed tokens [1, H, N, D] (or [N, H, 1, D]) to their rows; return views of all slots [b, H, T, D], or
+        of the visible ones where the attention computes with all that it is given."""
         new, num_rows = (key_states, value_states), len(self.packing.starts)
+        if key_states.shape[0] > 1:  # single tokens of several rows
+            new = key_states.transpose(0, 2), value_states.transpose(0, 2)
         if len(self.blocks) == 1:
             self._append(self.blocks[0], new)
             return self.tensors[0][:num_rows], self.tensors[1][:num_rows]
