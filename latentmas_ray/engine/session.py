@@ -68,7 +68,7 @@ class Session:
         """
         for placed in merged.segments:
             self.lm.spec.check_same(placed.segment.spec)
-            placed.segment.layout().require_uniform()
+            placed.segment.layout().require_even()
         if not self._holds_memory:
             self._write(merged, merged.chunks() if chunks is None else chunks)
         self._memory_lengths = list(self.cache.lengths)
@@ -318,9 +318,11 @@ class Session:
         part = self._inputs.pop_span(meta)
         slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
         layout = meta.layout(part.begins, part.lengths)
-        layout.require_uniform()
-        kv_LCHTD = self.cache.copy_out(slots, layout.lengths, reserve, kept=meta.kept_tokens(part.begins, part.lengths))
-        return SegmentChunk.from_tensor(meta, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
+        layout.require_even()
+        kept = meta.kept_tokens(part.begins, part.lengths)
+        states = self.cache.copy_states() if layout.has_states else []
+        kv = self.cache.copy_out(slots, layout.lengths, reserve, kept=kept, states=states)
+        return SegmentChunk(meta, part.begins, part.lengths, kv, part.recompute_inputs)
 
     def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
         """Write chunks into the slots of their segments, which follow one another in the order of `merged`."""
@@ -331,11 +333,12 @@ class Session:
             ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
             missing[placed.agent] = sum(placed.segment.lengths)
         shifts = {placed.agent: placed.shifts for placed in merged.segments}
+        last = merged.segments[-1].agent if merged.segments else ""  # its states sum up all that is before them
         for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + chunk.num_kept_before(row)
-                for head, kv_LCHTD in chunk.head_views(row):
-                    self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
+                for head, kv in chunk.head_views(row):
+                    self.cache.write(row, slot, kv, shift, first_head=head, has_states=agent == last)
             missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
             raise SegmentError(f"memory is missing or duplicate: {missing} tokens")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource, concatenate_kv
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource, QuestionKV, concatenate_kv
 from latentmas_ray.memory.layer_spec import count_kept
 from latentmas_ray.memory.segment import RecomputeInputs, Segment, SegmentMeta, check_parts
 
@@ -110,7 +110,7 @@ class SegmentChunk:
         (count,) = count_kept((self.meta.kept[0][question],), [(0, self.begins[question])])
         return count
 
-    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
+    def head_views(self, question: int) -> Iterator[tuple[int, QuestionKV]]:
         """See `KVSource`."""
         return self.kv.head_views(question)
 

@@ -75,7 +75,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class TensorSpec:
     """One tensor that a layer caches, [H, T, D] per question; H counts this shard's heads.
 
-    `rope` says how its numbers depend on the position; None if they do not, as in a value.
+    `rope` says how its numbers depend on the position; None if they do not, as in a value. With `state_dims` it is a
+    state of that shape (linear attention, a state-space layer): one a question, which sums up all tokens before it, is
+    kept as [1, 1, D], and cannot be moved.
     """
 
     name: str
@@ -83,8 +85,18 @@ class TensorSpec:
     head_dim: int
     dtype: str
     rope: RopeSpec | None = None
+    state_dims: tuple[int, ...] | None = None
+
+    @classmethod
+    def state(cls, name: str, dims: Sequence[int], dtype: str) -> "TensorSpec":
+        """The spec of a state of this shape."""
+        return cls(name, 1, math.prod(dims), dtype, state_dims=tuple(dims))
 
     def __post_init__(self) -> None:
+        if self.state_dims is not None:
+            is_whole = (self.num_heads, self.head_dim, self.rope) == (1, math.prod(self.state_dims), None)
+            if not is_whole or min(self.state_dims, default=0) < 1:
+                raise IncompatibleMemoryError(f"impossible state: {self}")
         if self.dtype not in DTYPES:
             raise IncompatibleMemoryError(f"KV dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         counts = (self.num_heads, self.head_dim)
@@ -96,10 +108,23 @@ class TensorSpec:
         return DTYPES[self.dtype]
 
     @property
-    def bytes_per_token(self) -> int:
+    def is_key(self) -> bool:
+        """Whether it is a key or a part of one: some channels of keys are large in every token, which codecs use."""
+        return self.name in ("key", "rotary_key")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token, or of a state."""
         return self.num_heads * self.head_dim * self.torch_dtype.itemsize
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token; 0 for a state."""
+        return 0 if self.state_dims is not None else self.row_bytes
+
     def __str__(self) -> str:
+        if self.state_dims is not None:
+            return f"{self.name} state {'×'.join(map(str, self.state_dims))} {self.dtype}"
         rope = "" if self.rope is None else f" with RoPE {self.rope.kind}"
         return f"{self.name} {self.num_heads}×{self.head_dim} {self.dtype}{rope}"
 
@@ -115,12 +140,21 @@ class LayerSpec:
         names = [tensor.name for tensor in self.tensors]
         if len(set(names)) < len(names):
             raise IncompatibleMemoryError(f"a layer caches two tensors with the same name: {', '.join(names)}")
+        if any(tensor.state_dims is None for tensor in self.states):
+            raise IncompatibleMemoryError(f"the states of a layer come last: {', '.join(names)}")
 
     @classmethod
     def attention(cls, num_kv_heads: int, head_dim: int, dtype: str, rope: RopeSpec) -> "LayerSpec":
         """The spec of a key that is rotated for its position and a value of the same shape."""
         key = TensorSpec("key", num_kv_heads, head_dim, dtype, rope)
         return cls((key, replace(key, name="value", rope=None)))
+
+    @classmethod
+    def latent(cls, latent_dim: int, rotary_dim: int, dtype: str, rope: RopeSpec) -> "LayerSpec":
+        """The spec of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, eq. 9 to 12): one compressed latent
+        for the keys and values of all heads, which does not depend on positions, and the key's rotary part, which all
+        heads share."""
+        return cls((TensorSpec("latent", 1, latent_dim, dtype), TensorSpec("rotary_key", 1, rotary_dim, dtype, rope)))
 
     @cached_property
     def is_attention(self) -> bool:
@@ -131,8 +165,34 @@ class LayerSpec:
         return self == LayerSpec.attention(key.num_heads, key.head_dim, key.dtype, self.tensors[0].rope)
 
     @cached_property
+    def slot_tensors(self) -> tuple[TensorSpec, ...]:
+        """Those that have a row for each token; states come after them."""
+        return tuple(tensor for tensor in self.tensors if tensor.state_dims is None)
+
+    @cached_property
+    def states(self) -> tuple[TensorSpec, ...]:
+        """Its states."""
+        return self.tensors[len(self.slot_tensors) :]
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[TensorSpec, int], ...]:
+        """Neighbouring tensors of one shape and dtype as one block [C, H, T, D]: the first of them, and C. A state is a
+        block of its own."""
+        shapes = groupby(
+            self.tensors,
+            key=lambda one: (one.num_heads, one.head_dim, one.dtype, "" if one.state_dims is None else one.name),
+        )
+        same = [list(tensors) for _, tensors in shapes]
+        return tuple((tensors[0], len(tensors)) for tensors in same)
+
+    @cached_property
     def bytes_per_token(self) -> int:
         return sum(tensor.bytes_per_token for tensor in self.tensors)
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of its states, which a question has once, however many tokens it has."""
+        return sum(tensor.row_bytes for tensor in self.states)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.tensors)) or "nothing"
@@ -146,6 +206,7 @@ class LayerSpec:
                 "head_dim": tensor.head_dim,
                 "dtype": tensor.dtype,
                 "rope": tensor.rope and {"kind": tensor.rope.kind, "inv_freq": list(tensor.rope.inv_freq)},
+                **({} if tensor.state_dims is None else {"state": list(tensor.state_dims)}),
             }
             for tensor in self.tensors
         ]
@@ -160,6 +221,7 @@ class LayerSpec:
                 int(tensor["head_dim"]),
                 str(tensor["dtype"]),
                 None if tensor["rope"] is None else read_rope(tensor["rope"]),
+                tuple(map(int, tensor["state"])) if "state" in tensor else None,
             )
             for tensor in header
         ]

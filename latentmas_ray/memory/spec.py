@@ -157,6 +157,26 @@ class KVCacheSpec:
         """Bytes of one token in all layers: 2·L·H·D·itemsize for a uniform model."""
         return sum(layer.bytes_per_token for layer in self.layers)
 
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of a question's states in all layers: a segment has them once, however many tokens it has. 0 for a
+        model that has none."""
+        return sum(layer.state_bytes for layer in self.layers)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a layer keeps a state, which sums up all tokens before it: such memory can only be read as a
+        chain."""
+        return self.state_bytes > 0
+
+    @property
+    def why_no_merge(self) -> str:
+        """Why parallel branches cannot be merged, for messages; empty if they can."""
+        layer = next((index for index, layer in enumerate(self.layers) if layer.state_bytes), None)
+        if layer is None:
+            return ""
+        return f"its layer {layer} keeps a state, which sums up all tokens before it and cannot be joined with another"
+
     def check_same(self, other: "KVCacheSpec") -> None:
         """Raises IncompatibleMemoryError, which names the first field that differs, unless `other` is equal."""
         if other == self:

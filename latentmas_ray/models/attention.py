@@ -9,6 +9,7 @@ visible tokens of a row, D head dim.
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -55,6 +56,13 @@ class AttentionCall:
             self._slots[key] = slots_CHN.flatten().to(kv_CBHTD.device)
         return self._slots[key]
 
+    def single_tokens(self) -> list["AttentionCall"]:
+        """A call for each of a row's tokens."""
+        return [
+            AttentionCall(self.first_row, self.tokens.start + index, [self.starts[0] + index], 1)
+            for index in range(self.count)
+        ]
+
     def mask(self, num_groups: int, like: Tensor) -> Tensor | None:
         """The additive mask: of single tokens [B, 1, 1, S], or the causal one of a row's tokens [G·T, S]; None if every
         token sees all slots."""
@@ -83,6 +91,13 @@ class Packing:
         self.num_visible = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
         self.mass: AttentionMass | None = None  # gets the attention of this forward's tokens
         self.calls = _divide(self.starts, self.counts, sys.maxsize if max_padding is None else max_padding)
+
+    def of_call(self, call: AttentionCall) -> "Packing":
+        """The packing of a forward over one call's tokens alone."""
+        alone = copy(self)
+        alone.calls = [AttentionCall(call.first_row, 0, call.starts, call.count)]
+        alone.num_visible = call.num_visible
+        return alone
 
 
 class AttentionMass:
@@ -180,7 +195,8 @@ def packed_attention(
     packing: Packing | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of new tokens [1, Q, N, D] over the cache's rows [B, H, slots, D]; returns [1, N, Q, D].
+    """Attention of new tokens [1, Q, N, D] (or [N, Q, 1, D]) over the cache's rows [B, H, slots, D]; returns
+    [1, N, Q, D] (or [N, 1, Q, D]).
 
     Without `packing`, outside of an engine, it is transformers' `sdpa`.
     """
@@ -189,11 +205,15 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
+    if query.shape[0] > 1:  # single tokens of several rows, of a model whose layers keep states
+        query = query.transpose(0, 2)
+        out_1NQD, _ = packed_attention(module, query, key, value, attention_mask, scaling, packing)
+        return out_1NQD.transpose(0, 1), None
     if packing.mass is not None:
         packing.mass.add(module.layer_idx, query, key, packing, scaling)  # type: ignore[arg-type]  # an int
     if len(packing.calls) == 1:
         return _attend(query, key, value, packing.calls[0], scaling)[None], None
-    out_NQD = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    out_NQD = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     for call in packing.calls:
         out_NQD[call.tokens] = _attend(query, key, value, call, scaling)
     return out_NQD[None], None
@@ -217,7 +237,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, call: AttentionCall, scal
         call.mask(num_groups, query),
         scale=scaling,
     )
-    return out.flatten(1, 2) if call.num_rows > 1 else out.reshape(query_QND.shape).transpose(0, 1)
+    if call.num_rows > 1:
+        return out.flatten(1, 2)
+    return out.reshape(*query_QND.shape[:2], value.shape[3]).transpose(0, 1)  # values may have other dims than keys
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -1,6 +1,7 @@
 """Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,16 +10,19 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.memory import KVCacheSpec, rotate_keys
+from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec, text_config
+from latentmas_ray.models.kv_spec import probed_spec, rope_spec, text_config
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.layers import cached_layers
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
+# Kinds of layers, as transformers names them, that take in everything before a token: as keys, or summed up in a state.
+_WHOLE_PREFIX = ("full_attention", "linear_attention", "mamba", "conv", "attention", "hybrid", "moe", "mlp")
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -38,7 +42,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         check_tokenizer(tokenizer, model, name)
         chat.check_template()
-        check_model(lm)
+        lm = check_model(lm)
     except LatentMASError:
         raise
     except _UNUSUAL as error:
@@ -53,14 +57,15 @@ def check_config(config: PretrainedConfig, name: str) -> None:
         raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
     config = text_config(config)
     kinds = getattr(config, "layer_types", None)
-    other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
+    other = sorted({kind for kind in kinds if kind not in _WHOLE_PREFIX}) if kinds else []
     if not kinds and getattr(config, "sliding_window", None):
         other = [f"sliding_window={config.sliding_window}"]
     if other:
         raise ModelError(
             "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
         )
-    rope_spec(config, name)
+    if not kinds or set(kinds) == {"full_attention"}:  # where states give the order, keys need not
+        rope_spec(config, name)
 
 
 def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
@@ -79,14 +84,17 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
-    spec = kv_cache_spec(
+    with torch.inference_mode(), ranks.collective():
+        layers = cached_layers(model.get_decoder(), model.get_input_embeddings().weight.device)
+    return probed_spec(
         model.config,
         name,
+        layers,
         architecture=type(model).__name__,
         dtype=_dtype_name(model, name),
         weights_revision=weights_revision(model, ranks),
+        shard=ranks.shard,
     )
-    return spec.of_shard(ranks.shard)
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:
@@ -167,8 +175,9 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
 
 
 @torch.inference_mode()
-def check_model(lm: LanguageModel) -> None:
-    """Test a freshly loaded model by a few forwards, whatever its architecture.
+def check_model(lm: LanguageModel) -> LanguageModel:
+    """Test a freshly loaded model by a few forwards, whatever its architecture. Return it; one whose states continue
+    only by one token after another is set to do so.
 
     Raises ModelError if its keys cannot be moved by RoPE, if a prompt fed in two parts gives another result than in
     one, or if the vocabulary projection of the last hidden state differs from the model's logits.
@@ -178,18 +187,31 @@ def check_model(lm: LanguageModel) -> None:
     ids = torch.arange(1, _NUM_TOKENS + 1)[None] * text_config(lm.model.config).vocab_size // (_NUM_TOKENS + 1)
     whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
+    if lm.spec.has_states and not _error(whole, chunks) <= _TOLERANCE[lm.spec.dtype]:
+        lm = replace(lm, continues_singly=True)
+        chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
     moved, keys_moved = _run_chunks(lm, ids, [_NUM_TOKENS], start=_SHIFT)
     with lm.ranks.collective():
         logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
     projected = lm.logits(whole[None])[0]
     with lm.ranks.all_or_none():  # each rank compares its own heads
-        _check_close(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
+        for key, key_moved, rope in zip(keys, keys_moved, _ropes(lm.spec), strict=True):
+            if rope is not None:
+                expected = rotate_keys(key, _SHIFT, rope)
+                _check_close(lm, expected, key_moved, "its cached keys must be movable by RoPE")
         _check_close(lm, whole, moved, "only the distance between positions may matter to it")
         _check_close(lm, whole, chunks, "a prompt read in two chunks must be the prompt read in one")
         _check_close(lm, projected, logits, "its logits must be the projection of the last hidden state")
+    return lm
 
 
-def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, Tensor]:
+def _ropes(spec: KVCacheSpec) -> list[RopeSpec | None]:
+    """The RoPE of each tensor, in the order of the layout."""
+    return [tensor.rope for layer in spec.layers for tensor in layer.slot_tensors]
+
+
+def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, list[Tensor]]:
+    """The last hidden state of a prompt, and all tensors that have slots."""
     cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
     cache.open(1)
     hidden_TE = torch.empty(0)
@@ -198,10 +220,16 @@ def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int
         cache.begin_step([len(chunk_T)])
         hidden_TE = lm.hidden_states(lm.embed(chunk_T), positions_T, cache)
         cache.end_step()
-    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS])[:, 0]
+    kv = cache.copy_out([0], [_NUM_TOKENS])
+    places = zip(kv.layout.tensors, kv.tensors_of(0), strict=True)
+    return hidden_TE[-1], [tensor_HTD for place, tensor_HTD in places if place.spec.state_dims is None]
+
+
+def _error(got: Tensor, expected: Tensor) -> float:
+    return float((got.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max().cpu())
 
 
 def _check_close(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
-    error = float((got.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max().cpu())
+    error = _error(got, expected)
     if not error <= _TOLERANCE[lm.spec.dtype]:
         raise ModelError("model", lm.name, f"{rule} (relative error {error:.2g})")

@@ -1,7 +1,7 @@
 """The KV cache spec of a model, read from its transformers configuration: nothing is loaded."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,21 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec
-from latentmas_ray.memory.layer_spec import ROPE_KINDS
+from latentmas_ray.memory import KVCacheSpec, LayerSpec, RopeSpec, TensorSpec, TPRank
+from latentmas_ray.memory.layer_spec import DTYPES, ROPE_KINDS, interned
+from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.models.layers.shapes import CachedLayer
 from latentmas_ray.placement.model_dims import AttentionDims, attention_dims
 
-_FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "hidden_size", "head_dim")
+_FIELDS = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_hidden_layers",
+    "hidden_size",
+    "head_dim",
+    "kv_lora_rank",
+    "qk_rope_head_dim",
+)
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -28,20 +38,76 @@ def config_dims(config: PretrainedConfig) -> AttentionDims:
 
 
 def kv_cache_spec(
-    config: PretrainedConfig, name: str, *, architecture: str, dtype: str, weights_revision: str
+    config: PretrainedConfig,
+    name: str,
+    *,
+    architecture: str,
+    dtype: str,
+    weights_revision: str,
 ) -> KVCacheSpec:
-    """The spec of the whole model's KV cache. Raises ModelError for a model whose keys cannot be moved."""
+    """The spec of the whole model's KV cache as its configuration describes it. Raises ModelError for a model whose
+    keys cannot be moved."""
     dims = config_dims(config)
-    return KVCacheSpec.uniform(
+    return KVCacheSpec(
         architecture=architecture,
-        num_layers=dims.num_layers,
-        num_kv_heads=dims.num_kv_heads,
-        head_dim=dims.head_dim,
+        layers=(_layer(dims, dtype, rope_spec(config, name)),) * dims.num_layers,
         hidden_size=dims.hidden_size,
         dtype=dtype,
-        rope=rope_spec(config, name),
         weights_revision=weights_revision,
     )
+
+
+def _layer(dims: AttentionDims, dtype: str, rope: RopeSpec) -> LayerSpec:
+    if dims.latent_dim:
+        return interned(LayerSpec.latent(dims.latent_dim, dims.rotary_key_dim, dtype, rope))
+    return interned(LayerSpec.attention(dims.num_kv_heads, dims.head_dim, dtype, rope))
+
+
+def probed_spec(
+    config: PretrainedConfig,
+    name: str,
+    layers: Sequence[CachedLayer],
+    *,
+    architecture: str,
+    dtype: str,
+    weights_revision: str,
+    shard: TPRank = WHOLE,
+) -> KVCacheSpec:
+    """The spec of a model, or of its shard, that caches this by layer. Raises ModelError for one that caches nothing,
+    for one whose keys cannot be moved, and for one that attends to chosen tokens only."""
+    if not any(layer.tensors for layer in layers):
+        raise ModelError("model", name, "its attention must use the cache of transformers, and it caches no keys")
+    if any(layer.has_indexer for layer in layers):
+        expected = "all layers must attend to everything before them; here an indexer chooses the tokens"
+        chosen = getattr(config, "index_topk", None)
+        raise ModelError("model", name, f"{expected} (sparse attention{f', index_topk={chosen}' if chosen else ''})")
+    moves = any(tensor.moves for layer in layers for tensor in layer.tensors)
+    rope = rope_spec(config, name) if moves else None
+    return KVCacheSpec(
+        architecture=architecture,
+        layers=tuple(_probed_layer(layer, rope, name) for layer in layers),
+        hidden_size=config_dims(config).hidden_size,
+        dtype=dtype,
+        weights_revision=weights_revision,
+        shard=shard,
+    )
+
+
+def _probed_layer(layer: CachedLayer, rope: RopeSpec | None, name: str) -> LayerSpec:
+    dtypes = {kind: text for text, kind in DTYPES.items()}
+    names = ("key", "value")
+    if [one.moves for one in layer.tensors] == [False, True]:  # the key's rotary part comes second
+        names = ("latent", "rotary_key")
+    tensors = []
+    for own_name, one in zip(names, layer.tensors, strict=False):
+        if one.moves and rope is not None and rope.rotary_dim > one.head_dim:
+            expected = f"its cached keys must be movable by RoPE: they have {one.head_dim} dimensions, and its RoPE"
+            raise ModelError("model", name, f"{expected} {rope.rotary_dim}")
+        tensors.append(
+            TensorSpec(own_name, one.num_heads, one.head_dim, dtypes[one.dtype], rope if one.moves else None)
+        )
+    states = [TensorSpec.state(state.name, state.dims, dtypes[state.dtype]) for state in layer.states]
+    return interned(LayerSpec((*tensors, *states)))
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:

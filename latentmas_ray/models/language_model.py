@@ -30,6 +30,8 @@ class LanguageModel:
     chat: ChatTokenizer
     spec: KVCacheSpec
     ranks: Ranks = ALONE
+    # Whether a layer's state is only continued by one token after another, as in transformers' Mamba.
+    continues_singly: bool = False
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -95,6 +97,8 @@ class LanguageModel:
 
         Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
+        if self.spec.has_states:
+            return self._by_call(embeds_NE, positions_N, cache)
         with self.ranks.collective():
             output = self.decoder(
                 inputs_embeds=embeds_NE[None],
@@ -105,6 +109,27 @@ class LanguageModel:
                 packing=cache.packing,
             )
         hidden_NE: Tensor = output.last_hidden_state[0]
+        return hidden_NE
+
+    def _by_call(self, embeds_NE: Tensor, positions_N: Tensor, cache: BatchCache) -> Tensor:
+        """Like `hidden_states` where layers keep states: one forward for all rows with one token each, and one for each
+        other row, so that no state sees another row's tokens."""
+        hidden_NE = torch.empty_like(embeds_NE, device=self.device)
+        for call in cache.packing.calls:
+            is_split = self.continues_singly and call.count > 1 and call.starts[0] > 0
+            for one in call.single_tokens() if is_split else [call]:
+                shape = (one.num_rows, one.count)
+                packing = cache.begin_call(one)
+                with self.ranks.collective():
+                    output = self.decoder(
+                        inputs_embeds=embeds_NE[one.tokens].unflatten(0, shape),
+                        attention_mask=self._no_mask,
+                        position_ids=positions_N[one.tokens].unflatten(0, shape),
+                        past_key_values=cache,
+                        use_cache=True,
+                        packing=packing,
+                    )
+                hidden_NE[one.tokens] = output.last_hidden_state.flatten(0, 1).to(hidden_NE.device)
         return hidden_NE
 
     @cached_property

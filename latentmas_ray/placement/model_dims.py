@@ -25,6 +25,8 @@ class AttentionDims:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    latent_dim: int = 0  # of a latent attention's compressed key and value, which it caches instead of both; 0: none
+    rotary_key_dim: int = 0  # of the rotary part of a latent attention's key, which it caches too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class ModelDims:
     is_tied: bool
     dtype: str = "bfloat16"  # of the weights
     stored_parameters: int | None = None
+    latent_dim: int = 0
+    rotary_key_dim: int = 0
 
     @property
     def shared_out_parameters(self) -> int:
@@ -62,7 +66,10 @@ class ModelDims:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of KV per token, all layers together: 2·L·H·D·itemsize."""
+        """Bytes of KV per token, all layers together: 2·L·H·D·itemsize; with latent attention L·(R + r)·itemsize, R
+        numbers of the latent and r of the key's rotary part."""
+        if self.latent_dim:
+            return self.num_layers * (self.latent_dim + self.rotary_key_dim) * self.itemsize
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.itemsize
 
     @property
@@ -192,7 +199,7 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
         raise ModelError(
             "model", name, f"its configuration must have the sizes of a dense decoder: {error!r}"
         ) from None
-    counts = [getattr(dims, field.name) for field in fields(dims) if field.type is int]
+    counts = [getattr(dims, field.name) for field in fields(dims) if field.type is int and field.default != 0]
     if min(counts) < 1:
         raise ModelError("model", name, "the sizes in its configuration must be at least 1")
     return dims
@@ -201,13 +208,15 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
 def attention_dims(config: Mapping[str, Any]) -> AttentionDims:
     """Read the attention sizes from a transformers configuration, as its config.json has it. Raises KeyError for a
     missing size, and TypeError or ValueError for one that is not a number."""
-    heads = int(config["num_attention_heads"])
+    heads, latent = int(config["num_attention_heads"]), int(config.get("kv_lora_rank") or 0)
     return AttentionDims(
         num_layers=int(config["num_hidden_layers"]),
         hidden_size=int(config["hidden_size"]),
         num_heads=heads,
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+        latent_dim=latent,
+        rotary_key_dim=int(config["qk_rope_head_dim"]) if latent else 0,
     )
 
 

@@ -68,7 +68,8 @@ def _make_probe(lm: LanguageModel, spec: KVCacheSpec) -> Probe:
         hidden_TE = lm.hidden_states(lm.embed(part_T), positions_T, cache)
         cache.end_step()
     first_head = spec.shard.rank * spec.num_kv_heads
-    kv_LCHTD = cache.copy_out([0], [_NUM_MEMORY_TOKENS])[:, :, first_head : first_head + spec.num_kv_heads]
+    kv_LCHTD = cache.copy_out([0], [_NUM_MEMORY_TOKENS]).tensor()
+    kv_LCHTD = kv_LCHTD[:, :, first_head : first_head + spec.num_kv_heads]
     half = _NUM_MEMORY_TOKENS // 2
     memory = QuestionMemory(
         parts=tuple(

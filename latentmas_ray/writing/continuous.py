@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError, first_line
-from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory import KVCacheSpec, KVSource
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.writing.cache_room import CacheRoom
-from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory, TextOutput, TextRequest
+from latentmas_ray.writing.text_engine import QuestionMemory, TextOutput, TextRequest
 
 PREFILL_CHUNK = 1024  # prompt tokens per step, of all rows together: bounds activations, and how long others wait
 _CPU = torch.device("cpu")
@@ -79,8 +79,8 @@ class ContinuousEngine:
         self._room = CacheRoom(lm, max_running, max_cache_bytes)
         self._prefill_chunk = prefill_chunk
         self._rows: list[_RunningQuestion] = []
-        # Questions that had to leave the cache for others, and what they had in it: [L, 2, H, T, D] on the CPU.
-        self._aside: list[tuple[_RunningQuestion, Tensor]] = []
+        # Questions that had to leave the cache for others, and what they had in it, on the CPU.
+        self._aside: list[tuple[_RunningQuestion, KVSource]] = []
         self._num_started = 0
         self._full_at = sys.maxsize  # so many rows run, and there was no room for another
 
@@ -152,7 +152,7 @@ class ContinuousEngine:
                 f"memory up to position {memory.next_position} and {num_known} prompt tokens do not fit the "
                 f"{self.max_positions} positions of model {self.model_name}: use fewer latent steps or a shorter prompt"
             )
-        copied = replace(request, memory=replace(memory, parts=()))
+        copied = replace(request, memory=replace(memory, parts=(), layered=()))
         question = _RunningQuestion(copied, self._num_started, memory.next_position)
         self._add_row(question, memory, memory.num_tokens + num_known)
         self._num_started += 1
@@ -165,8 +165,10 @@ class ContinuousEngine:
             row = cache.add_row()
             try:
                 for part in memory.parts:
-                    first, head = part.first_slot, part.first_head
-                    cache.write(row, first, part.kv_LCHTD, part.shift, self.spec.rope, first_head=head)
+                    cache.write(row, part.first_slot, part.kv_LCHTD, part.shift, first_head=part.first_head)
+                for layered in memory.layered:
+                    first, has_states = layered.first_slot, layered.has_states
+                    cache.write(row, first, layered.tensors, layered.shift, has_states=has_states)
             except BaseException as error:
                 cache.drop_row(row)
                 if isinstance(error, torch.OutOfMemoryError):
@@ -294,11 +296,13 @@ class ContinuousEngine:
             self._drop([youngest])
             return [self._refused(row, error)]
         traceback.clear_frames(error.__traceback__)  # they hold what there was no memory for
-        lengths = [*[0] * youngest, self._room.cache.lengths[youngest]]
+        length = self._room.cache.lengths[youngest]
         outputs: list[TextOutput] = []
         try:
-            kv_LCHTD = self._room.cache.copy_out([0] * len(lengths), lengths, lambda size, _: empty_bytes(size, _CPU))
-            self._aside.append((row, kv_LCHTD))
+            cache = self._room.cache
+            states = cache.copy_states(youngest, 1)
+            kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, states=states)
+            self._aside.append((row, kv))
         except torch.OutOfMemoryError as again:  # not even to copy it
             outputs.append(self._refused(row, again))
         self._drop([youngest])
@@ -310,15 +314,13 @@ class ContinuousEngine:
         one that has no room alone."""
         self._aside.sort(key=lambda one: one[0].number)
         while self._aside:
-            row, kv_LCHTD = self._aside[0]
+            row, kv = self._aside[0]
             is_full = len(self._rows) >= self._full_at or not self._room.fits([*self._requests, row.request])
             if self._rows and is_full:
                 return None
-            num_tokens = kv_LCHTD.shape[3]
-            part = MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=0)  # its keys are rotated as they were
-            memory = QuestionMemory(parts=(part,), num_tokens=num_tokens, next_position=row.position)
+            memory = QuestionMemory.of(kv, row.position)
             try:
-                self._add_row(row, memory, num_tokens + max(1, row.num_unread))
+                self._add_row(row, memory, memory.num_tokens + max(1, row.num_unread))
             except CacheError as error:
                 if self._rows:
                     return None
@@ -341,6 +343,10 @@ class ContinuousEngine:
             self._rows.pop()
         if not self._rows:
             self._room.trim()
+
+
+def _on_cpu(num_bytes: int, _: torch.device) -> Tensor:
+    return empty_bytes(num_bytes, _CPU)
 
 
 def _next_uniform(row: _RunningQuestion) -> float:

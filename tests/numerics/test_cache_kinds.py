@@ -1,0 +1,249 @@
+"""Models that cache latents or states: what they compute, hand over, merge and refuse."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentmas_ray.config import CodecName
+from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.recompute import recompute
+from latentmas_ray.engine.segment_io import InMemorySegments
+from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import IncompatibleMemoryError
+from latentmas_ray.memory import (
+    Memory,
+    MemorySegment,
+    MergedLayout,
+    Segment,
+    SegmentChunk,
+    join,
+    merge_layout,
+)
+from latentmas_ray.memory.codec import coded_layout_bytes, encode
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
+from tests.cases.memory import take
+from tests.cases.wire import from_bytes, to_bytes
+from tests.numerics.cache_kinds import LATENT, STATES, PlainWithOwnCache, cached, make_cache_lm
+from tests.numerics.turns import assert_close, begin, logits_of, memory, place_chain, prompts_of, think
+
+PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}
+NUM_STEPS = 3
+MakeEngine = Callable[[str], Engine]
+every_kind = pytest.mark.parametrize("family", [*LATENT, *STATES])
+every_latent = pytest.mark.parametrize("family", LATENT)
+every_state = pytest.mark.parametrize("family", STATES)
+
+
+@pytest.fixture(scope="module")
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> MakeEngine:
+    """A new engine each time, on a model that is made once."""
+    folder, lm_of = tmp_path_factory.mktemp("realign"), cache(make_cache_lm)
+    return lambda family: Engine(lm_of(family), thoughts="realign", cache_dir=folder)
+
+
+def chain(engine: Engine) -> dict[str, Segment]:
+    segments = {"a": think(engine, PROMPTS["a"], NUM_STEPS)}
+    segments["b"] = think(engine, PROMPTS["b"], NUM_STEPS, place_chain(segments))
+    return segments
+
+
+def tensors_of(segment: Segment, question: int) -> list[torch.Tensor]:
+    """What every token has in each layer, without states."""
+    places = zip(segment.layout().tensors, segment.kv.tensors_of(question), strict=True)
+    return [tensor for place, tensor in places if place.spec.state_dims is None]
+
+
+@every_kind
+def test_a_turn_computes_what_transformers_does(engine_of: MakeEngine, family: str) -> None:
+    engine = engine_of(family)
+    session = begin(engine, PROMPTS["a"])
+    session.think(NUM_STEPS)
+    segment, logits = session.emit(), logits_of(session).clone()
+    for row, prompt in enumerate(PROMPTS["a"]):
+        plain = PlainWithOwnCache(engine.lm, engine.rule).feed(prompt).think(NUM_STEPS)
+        assert_close(logits[row], plain.logits_V)
+        for got, expected in zip(tensors_of(segment, row), cached(plain), strict=True):
+            assert_close(got, expected)
+
+
+@every_kind
+def test_a_question_gets_the_same_alone_and_next_to_others(engine_of: MakeEngine, family: str) -> None:
+    engine = engine_of(family)
+    together = begin(engine, PROMPTS["a"])
+    together.think(NUM_STEPS)
+    logits = logits_of(together).clone()
+    for row, prompt in enumerate(PROMPTS["a"]):
+        session = begin(engine, [prompt])
+        session.think(NUM_STEPS)
+        assert_close(logits_of(session)[0], logits[row])
+
+
+@every_kind
+def test_a_reader_gets_what_it_would_compute(engine_of: MakeEngine, family: str) -> None:
+    """Through the wire, and in the cache of the writer."""
+    engine = engine_of(family)
+    segments = chain(engine)
+    here = logits_of(begin(engine, PROMPTS["c"], place_chain(segments))).clone()
+    arrived = {name: from_bytes(to_bytes(one), expected=engine.lm.spec) for name, one in segments.items()}
+    session = begin(engine_of(family), PROMPTS["c"], place_chain(arrived))
+    assert torch.equal(logits_of(session), here) or (logits_of(session) - here).abs().max() < 1e-5
+    for row in range(3):
+        plain = PlainWithOwnCache(engine.lm, engine.rule)
+        for segment in segments.values():
+            plain.recompute(segment.recompute_inputs.take([row]))
+        plain.feed(PROMPTS["c"][row])
+        assert_close(logits_of(session)[row], plain.logits_V)
+
+
+@every_kind
+def test_a_reader_that_continues_in_the_cache_changes_nothing(engine_of: MakeEngine, family: str) -> None:
+    """The first agent's memory is still in the cache when the second one continues there."""
+    first = engine_of(family)
+    copied = think(first, PROMPTS["a"], NUM_STEPS)
+    bytes_before = copied.kv.buffer().clone()
+    second = engine_of(family)
+    lazy = think(second, PROMPTS["a"], NUM_STEPS)
+    think(second, PROMPTS["b"], NUM_STEPS, place_chain({"a": lazy}))
+    assert torch.equal(lazy.kv.buffer(), bytes_before)
+
+
+@every_kind
+def test_recomputed_memory_is_the_memory(engine_of: MakeEngine, family: str) -> None:
+    engine = engine_of(family)
+    segments = chain(engine)
+    kept = {name: [one.clone() for one in segments[name].kv.tensors_of(1)] for name in segments}
+    alone = {
+        name: SegmentChunk.without_kv(segment.meta, segment.recompute_inputs) for name, segment in segments.items()
+    }
+    again = recompute(engine, [memory("a", "b")], _Inputs(alone), {"a", "b"}, ["q0", "q1", "q2"])
+    for name, tensors in kept.items():
+        for got, expected in zip(again[name].kv.tensors_of(1), tensors, strict=True):
+            assert_close(got, expected)
+
+
+class _Inputs(InMemorySegments):
+    """Segments that arrive as recompute inputs."""
+
+    def __init__(self, chunks: dict[str, SegmentChunk]) -> None:
+        super().__init__({})
+        self._chunks = chunks
+
+    def segments(self):  # type: ignore[no-untyped-def]
+        return {name: chunk.meta for name, chunk in self._chunks.items()}
+
+    def chunks_of(self, agent: str):  # type: ignore[no-untyped-def]
+        return iter([self._chunks[agent]])
+
+
+@every_kind
+def test_the_bytes_of_a_token_are_those_that_are_sent(engine_of: MakeEngine, family: str) -> None:
+    engine = engine_of(family)
+    spec, segment = engine.lm.spec, think(engine, PROMPTS["a"], NUM_STEPS)
+    num_tokens = sum(map(len, PROMPTS["a"])) + 3 * NUM_STEPS
+    expected = num_tokens * spec.bytes_per_token + 3 * spec.state_bytes
+    _, body = encode_chunk(SegmentChunk.whole(segment))
+    assert body.numel() == segment.kv.buffer().numel() == segment.meta.num_bytes == expected
+    assert (spec.state_bytes > 0) == (family in STATES)
+
+
+@every_kind
+def test_two_chunks_are_one_segment(engine_of: MakeEngine, family: str) -> None:
+    """States are in the last one."""
+    engine = engine_of(family)
+    whole = [one.clone() for one in think(engine, PROMPTS["a"], NUM_STEPS).kv.tensors_of(2)]
+    session = begin(engine, PROMPTS["a"])
+    first = session.emit_chunk(num_coming=NUM_STEPS)
+    session.think(NUM_STEPS)
+    segment = join([first, session.emit_chunk()])
+    for got, expected in zip(segment.kv.tensors_of(2), whole, strict=True):
+        assert torch.equal(got, expected)
+
+
+@every_kind
+@pytest.mark.parametrize("codec", ["bf16", "int8", "int4"])
+def test_a_codec_loses_little_and_says_how_much(engine_of: MakeEngine, family: str, codec: CodecName) -> None:
+    engine = engine_of(family)
+    segment = think(engine, PROMPTS["a"], NUM_STEPS)
+    header, body = encode_chunk(SegmentChunk.whole(segment), codec=codec)
+    assert body.numel() == coded_layout_bytes(segment.layout(), codec) < segment.meta.num_bytes
+    chunk = decode_chunk(header, body, expected=engine.lm.spec)
+    bound = {"bf16": 0.005, "int8": 0.02, "int4": 0.2}[codec]
+    for place, got, expected in zip(
+        segment.layout().tensors, chunk.kv.tensors_of(2), segment.kv.tensors_of(2), strict=True
+    ):
+        if place.spec.state_dims is not None:
+            assert torch.equal(got, expected)
+        else:
+            assert 0 < (got - expected).norm() / expected.norm() < bound
+    assert chunk.codec_stats is not None
+    assert 0 < chunk.codec_stats.relative_error < bound
+
+
+@every_kind
+def test_a_text_does_not_depend_on_the_others(engine_of: MakeEngine, family: str) -> None:
+    """Rows leave the batch at different steps, and the last one takes their place."""
+    engine = engine_of(family)
+    engine.lm.chat.stop_ids = engine.lm.chat.stop_ids | frozenset(range(3, 40))
+    sampling = Sampling(max_new_tokens=12, temperature=1.0)
+    prompts = prompts_of([7, 3, 12, 5, 9], 8)
+    session = begin(engine, prompts)
+    together = session.decode(sampling, "answerer")
+    assert len({len(output) for output in together}) > 1
+    for row, prompt in enumerate(prompts):
+        alone = begin(engine, [prompt])
+        alone.question_ids = [f"q{row}"]
+        assert alone.decode(sampling, "answerer")[0] == together[row]
+
+
+@every_kind
+def test_a_saved_memory_is_read_again(engine_of: MakeEngine, family: str, tmp_path: Path) -> None:
+    engine = engine_of(family)
+    segments = {name: take(segment, [0]) for name, segment in chain(engine).items()}
+    prompt = PROMPTS["c"][:1]
+    expected = logits_of(begin(engine, prompt, place_chain(segments))).clone()
+    kept = {name: MemorySegment.from_chunks([SegmentChunk.whole(one)]) for name, one in segments.items()}
+    saved = Memory(model=family, question="?", reads=(memory("a", "b"),), segments=kept, texts={})
+    saved.save(tmp_path / "memory.safetensors")
+    again = Memory.load(tmp_path / "memory.safetensors")
+    assert again == saved
+    read = {name: join([one.to_chunk()]) for name, one in again.segments.items()}
+    assert_close(logits_of(begin(engine, prompt, place_chain(read))), expected)
+
+
+@every_latent
+def test_a_reader_of_branches_sees_one_sequence(engine_of: MakeEngine, family: str) -> None:
+    """The latents stay as they are, and the rotary parts are moved."""
+    engine = engine_of(family)
+    names = ("a", "b", "c")
+    segments = {name: think(engine, prompts_of([6 + index], index), 3) for index, name in enumerate(names)}
+    prompt = prompts_of([7], 9)
+    merged = logits_of(begin(engine, prompt, merge_layout([memory(name) for name in names], segments, 1))).clone()
+    placed, position = {}, 0
+    for name, segment in segments.items():
+        session = engine.open(["q"], num_slots=64)
+        session.absorb(MergedLayout((), (position,)))
+        ids_T = segment.recompute_inputs.token_ids_T
+        session.prefill([ids_T[ids_T >= 0].tolist()])
+        session.think(3)
+        placed[name] = session.emit()
+        position += segment.recompute_inputs.lengths[0]
+    assert_close(merged, logits_of(begin(engine, prompt, place_chain(placed))))
+
+
+@every_state
+def test_branches_with_states_are_not_merged(engine_of: MakeEngine, family: str) -> None:
+    engine = engine_of(family)
+    segments = {name: think(engine, prompts_of([6], index), 2) for index, name in enumerate("ab")}
+    with pytest.raises(IncompatibleMemoryError, match=r"the memories of a and b are parallel.*keeps a state") as caught:
+        merge_layout([memory("a"), memory("b")], segments, 1)
+    assert "\n" not in str(caught.value)
+    merge_layout([memory("a"), memory("a", "b")], segments, 1)  # b continues a
+
+
+def test_a_part_of_a_header_s_codec_is_refused(engine_of: MakeEngine) -> None:
+    segment = think(engine_of("deepseek_v3"), PROMPTS["a"], NUM_STEPS)
+    body, error = encode(segment.kv, "none")
+    assert (body.numel(), error) == (segment.meta.num_bytes, 0.0)
