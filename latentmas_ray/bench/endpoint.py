@@ -85,7 +85,7 @@ class Endpoint:
         chunk = self._transport.unpack(sent.payload, expected=self._spec)
         unpacked = time.time()
         for row in range(chunk.meta.num_questions):
-            self._cache.write(row, 0, chunk.kv_of(row), 0, self._spec.rope)
+            self._cache.write(row, 0, chunk.kv_of(row), 0, positions=chunk.positions_of(row, 0))
         self._cache.extend(chunk.lengths)
         written = time.time()
         if self._transport.capabilities.readers_keep:

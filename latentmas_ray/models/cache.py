@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from latentmas_ray.errors import CacheError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
+from latentmas_ray.memory import KVCacheSpec, rotate_keys
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.models.attention import AttentionMass, Packing
+from latentmas_ray.models.attention import AttentionMass, Packing, SlotPositions
 from latentmas_ray.units import format_bytes
 
 # On a CPU attention is as fast as it reads keys and values: a call for each row costs less than so many bytes in vain.
@@ -61,8 +61,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.packing.num_visible, 0
 
-    def get_seq_length(self) -> int:
-        return self.packing.num_visible
+    def get_seq_length(self) -> int | Tensor:
+        return self.packing.num_visible if self.packing.seen is None else self.packing.seen
 
     def get_max_length(self) -> int:
         return int(self.kv_CBHTD.shape[3])
@@ -95,6 +95,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         on_cpu = all(device.type == "cpu" for device in devices)  # a GPU waits for launches, not for bytes
         self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if on_cpu else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
+        self._positions = SlotPositions(num_rows, num_slots) if spec.has_windows else None
         # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
         super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
@@ -140,6 +141,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 for row, length in enumerate(self.lengths):
                     new_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
                 layer.kv_CBHTD = new_CBHTD
+            if self._positions is not None:
+                self._positions.resize(num_rows, num_slots, len(self.lengths))
             self._num_touched = [*self.lengths, *[0] * (num_rows - len(self.lengths))]
         finally:
             self.num_rows = min(layer.kv_CBHTD.shape[1] for layer in self.layers)
@@ -171,9 +174,16 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 alive.invalidate()
         self._views.clear()
 
-    def begin_step(self, counts: Sequence[int]) -> None:
-        """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
-        self.packing = Packing(self.lengths, counts, self._max_padding)
+    def begin_step(self, counts: Sequence[int], positions: Sequence[int]) -> None:
+        """Prepare a forward over `counts[b]` new tokens of each row, one row after another, of which the first of a row
+        has position `positions[b]`."""
+        if self._positions is not None:
+            for row, (first, count, position) in enumerate(zip(self.lengths, counts, positions, strict=True)):
+                if count:
+                    self._positions.put(row, first, [torch.arange(position, position + count)])
+        self.packing = Packing(
+            self.lengths, counts, self._max_padding, windows=self.spec.windows, positions=self._positions
+        )
         self.packing.mass = self._mass
         for layer in self.layers:
             layer.packing = self.packing
@@ -193,18 +203,38 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         finally:
             self._mass = None
 
-    def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec, *, first_head: int = 0) -> None:
+    def write(
+        self,
+        row: int,
+        first: int,
+        kv_LCHTD: Tensor,
+        shift: int,
+        *,
+        first_head: int = 0,
+        positions: Sequence[Tensor] | None = None,
+    ) -> None:
         """Write tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
 
-        The heads may be some of the cache's, from `first_head` on. `extend` makes the tokens valid once all heads are
-        written.
+        The heads may be some of the cache's, from `first_head` on. `positions` [t] are those where the tokens are then,
+        once for all layers or once for each; they are needed if a layer has a window. `extend` makes the tokens valid
+        once all heads are written.
         """
         stop, stop_head = first + kv_LCHTD.shape[3], first_head + kv_LCHTD.shape[2]
         self._touch(row, stop)
-        for layer, kv_CHTD in zip(self.layers, kv_LCHTD, strict=True):
+        if self._positions is not None:
+            assert positions is not None, "a window needs the positions of what is written"
+            self._positions.put(row, first, positions)
+        for layer, kv_CHTD, rope in zip(self.layers, kv_LCHTD, self.spec.ropes, strict=True):
             slots = layer.kv_CBHTD[:, row, first_head:stop_head, first:stop]
             copy_into(slots[0], rotate_keys(kv_CHTD[0].to(slots.device), shift, rope))
             copy_into(slots[1], kv_CHTD[1])
+
+    def positions_of(self, row: int, first: int, count: int) -> list[Tensor] | None:
+        """The positions of a row's slots [first, first + count), as `write` takes them; None if nothing needs them."""
+        if self._positions is None:
+            return None
+        slots = slice(first, first + count)
+        return [self._positions.of(layer)[row, slots].clone() for layer in range(self.spec.num_layers)]
 
     def extend(self, lengths: Sequence[int]) -> None:
         """Make the first `lengths[b]` slots of each row valid."""
@@ -244,6 +274,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             for layer in self.layers:
                 layer.kv_CBHTD[:, row, :, :length] = layer.kv_CBHTD[:, last, :, :length]
                 layer.kv_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
+            if self._positions is not None:
+                self._positions.copy_row(last, row, length)
             self._touch(row, length)
         self.lengths[row] = length
         self.lengths.pop()

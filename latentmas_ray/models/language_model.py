@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import max_positions
+from latentmas_ray.models.kv_spec import PositionLimit, position_limit, scales_by_length
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
@@ -35,6 +35,8 @@ class LanguageModel:
     def decoder(self) -> nn.Module:
         """The model without its vocabulary projection."""
         decoder: nn.Module = self.model.get_decoder()
+        if decoder is self.model:  # Llama 4 without images has itself
+            decoder = next(child for child in self.model.children() if isinstance(child, PreTrainedModel))
         return decoder
 
     @property
@@ -50,8 +52,27 @@ class LanguageModel:
 
     @property
     def max_positions(self) -> int | None:
-        """The maximum number of positions; None if the configuration has none."""
-        return max_positions(self.model.config)
+        """The maximum number of positions; None if there is no limit."""
+        limit = self.position_limit
+        return None if limit is None else limit.num_positions
+
+    @property
+    def positions_bound(self) -> str:
+        """Why it has only `max_positions`, and what to do about it, in one line; empty where it is made for no more."""
+        limit = self.position_limit
+        if limit is None or not limit.reason:
+            return ""
+        remedies = "fewer latent steps, a shorter prompt, fewer agents before it or another model"
+        return f"model {self.name} can use {limit.num_positions}: {limit.reason}; use {remedies}"
+
+    @cached_property
+    def position_limit(self) -> PositionLimit | None:
+        """The maximum number of positions and its reason; None if there is no limit."""
+        return position_limit(self.model.config)
+
+    @cached_property
+    def _scales_by_length(self) -> bool:
+        return scales_by_length(self.model.config)
 
     @property
     def is_tied(self) -> bool:
@@ -95,6 +116,8 @@ class LanguageModel:
 
         Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
+        if self._scales_by_length:
+            cache.packing.seen = positions_N - torch.arange(len(positions_N), device=positions_N.device)
         with self.ranks.collective():
             output = self.decoder(
                 inputs_embeds=embeds_NE[None],

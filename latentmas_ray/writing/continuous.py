@@ -80,7 +80,7 @@ class ContinuousEngine:
         self._prefill_chunk = prefill_chunk
         self._rows: list[_RunningQuestion] = []
         # Questions that had to leave the cache for others, and what they had in it: [L, 2, H, T, D] on the CPU.
-        self._aside: list[tuple[_RunningQuestion, Tensor]] = []
+        self._aside: list[tuple[_RunningQuestion, MemoryPart]] = []
         self._num_started = 0
         self._full_at = sys.maxsize  # so many rows run, and there was no room for another
 
@@ -110,7 +110,7 @@ class ContinuousEngine:
 
     @property
     def positions_bound(self) -> str:
-        return ""
+        return self._lm.positions_bound
 
     @property
     def max_running(self) -> int:
@@ -166,7 +166,7 @@ class ContinuousEngine:
             try:
                 for part in memory.parts:
                     first, head = part.first_slot, part.first_head
-                    cache.write(row, first, part.kv_LCHTD, part.shift, self.spec.rope, first_head=head)
+                    cache.write(row, first, part.kv_LCHTD, part.shift, first_head=head, positions=part.positions)
             except BaseException as error:
                 cache.drop_row(row)
                 if isinstance(error, torch.OutOfMemoryError):
@@ -251,7 +251,7 @@ class ContinuousEngine:
         with_counts = list(zip(self._rows, counts, strict=True))
         ids = [token for row, count in with_counts for token in row.inputs(count)]
         positions = [row.position + offset for row, count in with_counts for offset in range(count)]
-        cache.begin_step(counts)
+        cache.begin_step(counts, [row.position for row in self._rows])
         embeds_NE = lm.embed(torch.tensor(ids))
         hidden_NE = lm.hidden_states(embeds_NE, torch.tensor(positions, device=lm.device), cache)
         return hidden_NE.to(lm.device)
@@ -298,7 +298,9 @@ class ContinuousEngine:
         outputs: list[TextOutput] = []
         try:
             kv_LCHTD = self._room.cache.copy_out([0] * len(lengths), lengths, lambda size, _: empty_bytes(size, _CPU))
-            self._aside.append((row, kv_LCHTD))
+            positions = self._room.cache.positions_of(youngest, 0, lengths[-1])
+            # Its keys stay rotated as they are.
+            self._aside.append((row, MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=0, positions=positions)))
         except torch.OutOfMemoryError as again:  # not even to copy it
             outputs.append(self._refused(row, again))
         self._drop([youngest])
@@ -310,12 +312,11 @@ class ContinuousEngine:
         one that has no room alone."""
         self._aside.sort(key=lambda one: one[0].number)
         while self._aside:
-            row, kv_LCHTD = self._aside[0]
+            row, part = self._aside[0]
             is_full = len(self._rows) >= self._full_at or not self._room.fits([*self._requests, row.request])
             if self._rows and is_full:
                 return None
-            num_tokens = kv_LCHTD.shape[3]
-            part = MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=0)  # its keys are rotated as they were
+            num_tokens = part.kv_LCHTD.shape[3]
             memory = QuestionMemory(parts=(part,), num_tokens=num_tokens, next_position=row.position)
             try:
                 self._add_row(row, memory, num_tokens + max(1, row.num_unread))

@@ -30,8 +30,9 @@ def question_memories(
         for question, shift in enumerate(shifts[agent]):
             if chunk.lengths[question]:
                 slot = begins[agent][question] + chunk.num_kept_before(question)
+                positions = chunk.positions_of(question, shift)
                 parts[question] += [
-                    MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head)
+                    MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head, positions=positions)
                     for head, kv_LCHTD in chunk.head_views(question)
                 ]
         missing[agent] -= sum(chunk.lengths)

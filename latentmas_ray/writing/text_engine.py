@@ -31,6 +31,7 @@ class MemoryPart:
     first_slot: int  # of its first token in the memory
     shift: int  # positions by which its keys are rotated further
     first_head: int = 0
+    positions: Sequence[Tensor] | None = None  # of its tokens after the shift, see `BatchCache.write`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +115,8 @@ class TextEngine(Protocol):
 
     @property
     def positions_bound(self) -> str:
-        """What has only `max_positions`, and what to do about it, in one line; empty where that is the model."""
+        """What has only `max_positions`, and what to do about it, in one line; empty where that is all
+        that the model is made for."""
 
     @property
     def copies_memory(self) -> bool:

@@ -42,7 +42,8 @@ def clone_without(
             wanted = [placed.segment.kv_lengths[row] if row in rows else 0 for row in range(num_rows)]
             parts = session.cache.copy_out(at, wanted).split(wanted, dim=3)  # keys are already rotated
             for index, row in enumerate(rows):
-                cache.write(index, ends[index], parts[row], 0, lm.spec.rope)
+                positions = session.cache.positions_of(row, at[row], wanted[row])
+                cache.write(index, ends[index], parts[row], 0, positions=positions)
                 ends[index] += wanted[row]
         cache.extend(ends)
     other = Session(lm, cache, session.rule, [session.question_ids[row] for row in rows], agent=session.agent)
