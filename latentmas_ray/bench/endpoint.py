@@ -85,8 +85,9 @@ class Endpoint:
         chunk = self._transport.unpack(sent.payload, expected=self._spec)
         unpacked = time.time()
         for row in range(chunk.meta.num_questions):
+            positions = chunk.positions_of(row, 0)
             for _, kv in chunk.head_views(row):
-                self._cache.write(row, 0, kv, 0)
+                self._cache.write(row, 0, kv, 0, positions=positions)
         self._cache.extend(chunk.lengths)
         written = time.time()
         if self._transport.capabilities.readers_keep:

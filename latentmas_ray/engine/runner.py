@@ -179,6 +179,7 @@ class TurnRunner:
                 num_closing=len(self._end_tokens(work)),
                 limit=lm.max_positions,
                 model=lm.name,
+                bound=lm.positions_bound,
             )
             if work.recomputed:
                 segments = self.recompute(work, incoming)

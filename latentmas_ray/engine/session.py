@@ -14,10 +14,11 @@ from torch import Tensor
 from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
 from latentmas_ray.engine.inputs import PromptChoice, TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
+from latentmas_ray.engine.positions import check_next
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import StepCounter
 from latentmas_ray.engine.turn import CutOff, Sampling
-from latentmas_ray.errors import ContextLengthError, SegmentError
+from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
@@ -337,8 +338,10 @@ class Session:
         for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + chunk.num_kept_before(row)
+                positions = chunk.positions_of(row, shift)
                 for head, kv in chunk.head_views(row):
-                    self.cache.write(row, slot, kv, shift, first_head=head, has_states=agent == last)
+                    states = agent == last
+                    self.cache.write(row, slot, kv, shift, first_head=head, has_states=states, positions=positions)
             missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
             raise SegmentError(f"memory is missing or duplicate: {missing} tokens")
@@ -346,26 +349,18 @@ class Session:
 
     def _forward(self, embeds_NE: Tensor, counts: Sequence[int]) -> Tensor:
         """One forward over `counts[b]` inputs of each row, one row after another. Returns last hidden states [N, E]."""
-        self._check_positions(counts)
+        lm = self.lm
+        check_next(self.positions, counts, limit=lm.max_positions, model=lm.name, bound=lm.positions_bound)
         positions = [
             position
             for first, count in zip(self.positions, counts, strict=True)
             for position in range(first, first + count)
         ]
-        self.cache.begin_step(counts)
+        self.cache.begin_step(counts, self.positions)
         hidden_NE = self.lm.hidden_states(embeds_NE, torch.tensor(positions, device=self.lm.device), self.cache)
         self.cache.end_step()
         self.positions = [position + count for position, count in zip(self.positions, counts, strict=True)]
         return hidden_NE.to(self.lm.device)
-
-    def _check_positions(self, counts: Sequence[int]) -> None:
-        limit = self.lm.max_positions
-        needed = max(position + count for position, count in zip(self.positions, counts, strict=True))
-        if limit is not None and needed > limit:
-            raise ContextLengthError(
-                f"memory, prompt and thoughts need {needed} positions, model {self.lm.name} has {limit}: "
-                "use fewer latent steps, a shorter prompt or a smaller max_new_tokens"
-            )
 
     def _sample(self, active: Sequence[int], sampling: Sampling, agent: str, step: int) -> list[int]:
         logits_BV = self.lm.logits(self.last_hidden_BE)

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import InMemoryKV, KVCacheSpec, KVLayout, QuestionKV, rotate_keys
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.models.attention import AttentionCall, AttentionMass, Packing
+from latentmas_ray.models.attention import AttentionCall, AttentionMass, Packing, SlotPositions
 from latentmas_ray.models.layers import make_layer
 from latentmas_ray.units import format_bytes
 
@@ -56,6 +56,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         limits_padding = on_cpu and not spec.has_states
         self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if limits_padding else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
+        self._positions = SlotPositions(num_rows, num_slots) if spec.has_windows else None
         # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
         layers = [
             make_layer(layer, num_rows, num_slots, _zeros_on(device), device)
@@ -99,6 +100,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         try:
             for layer in self.layers:
                 layer.reserve(num_rows, num_slots, _zeros_on(layer.device), self.lengths)
+            if self._positions is not None:
+                self._positions.resize(num_rows, num_slots, len(self.lengths))
             self._num_touched = [*self.lengths, *[0] * (num_rows - len(self.lengths))]
         finally:
             self.num_rows = min(layer.num_rows for layer in self.layers)
@@ -130,9 +133,16 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 alive.invalidate()
         self._views.clear()
 
-    def begin_step(self, counts: Sequence[int]) -> None:
-        """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
-        self.packing = Packing(self.lengths, counts, self._max_padding)
+    def begin_step(self, counts: Sequence[int], positions: Sequence[int]) -> None:
+        """Prepare a forward over `counts[b]` new tokens of each row, one row after another, of which the first of a row
+        has position `positions[b]`."""
+        if self._positions is not None:
+            for row, (first, count, position) in enumerate(zip(self.lengths, counts, positions, strict=True)):
+                if count:
+                    self._positions.put(row, first, [torch.arange(position, position + count)])
+        self.packing = Packing(
+            self.lengths, counts, self._max_padding, windows=self.spec.windows, positions=self._positions
+        )
         self.packing.mass = self._mass
         for layer in self.layers:
             layer.packing = self.packing
@@ -162,14 +172,26 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             self._mass = None
 
     def write(
-        self, row: int, first: int, kv: QuestionKV, shift: int, *, first_head: int = 0, has_states: bool = True
+        self,
+        row: int,
+        first: int,
+        kv: QuestionKV,
+        shift: int,
+        *,
+        first_head: int = 0,
+        has_states: bool = True,
+        positions: Sequence[Tensor] | None = None,
     ) -> None:
         """Write a question's tokens into a row's slots from `first` on, their keys rotated by `shift` positions.
 
         `kv` is [L, 2, H, t, D], and its heads may be some of the cache's, from `first_head` on; or the tensors of all
-        layers, where these differ. With `has_states` the states among them become the row's. `extend` makes the tokens
-        valid once all heads are written.
+        layers, where these differ. With `has_states` the states among them become the row's. `positions` [t] are those
+        where the tokens are then, once for all layers or once for each; they are needed if a layer has a window.
+        `extend` makes the tokens valid once all heads are written.
         """
+        if self._positions is not None:
+            assert positions is not None, "a window needs the positions of what is written"
+            self._positions.put(row, first, positions)
         parts = iter(kv.flatten(0, 1) if isinstance(kv, Tensor) else kv)
         for layer, layer_spec in zip(self.layers, self.spec.layers, strict=True):
             for slots_BHTD, spec in zip(layer.tensors, layer_spec.slot_tensors, strict=True):
@@ -184,6 +206,13 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 part_11S = next(parts)
                 if has_states and part_11S.numel():
                     state_BS[row].copy_(part_11S[0, 0])
+
+    def positions_of(self, row: int, first: int, count: int) -> list[Tensor] | None:
+        """The positions of a row's slots [first, first + count), as `write` takes them; None if nothing needs them."""
+        if self._positions is None:
+            return None
+        slots = slice(first, first + count)
+        return [self._positions.of(layer)[row, slots].clone() for layer in range(self.spec.num_layers)]
 
     def extend(self, lengths: Sequence[int]) -> None:
         """Make the first `lengths[b]` slots of each row valid."""
@@ -244,6 +273,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 slots_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
             for state_BS in self._states():
                 state_BS[row] = state_BS[last]
+            if self._positions is not None:
+                self._positions.copy_row(last, row, length)
             self._touch(row, length)
         self.lengths[row] = length
         self.lengths.pop()

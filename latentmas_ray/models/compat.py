@@ -1,28 +1,25 @@
 """Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
+from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
-from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import probed_spec, rope_spec, text_config
+from latentmas_ray.models.kv_spec import check_attention, probed_spec, text_config
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.layers import cached_layers
+from latentmas_ray.models.probe import probe
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
-# Kinds of layers, as transformers names them, that take in everything before a token: as keys, or summed up in a state.
-_WHOLE_PREFIX = ("full_attention", "linear_attention", "mamba", "conv", "attention", "hybrid", "moe", "mlp")
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -37,35 +34,23 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
         check_config(model.config, name)
         check_build(model, name)
         model.eval().requires_grad_(False)
-        model.set_attn_implementation(attention.NAME)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         check_tokenizer(tokenizer, model, name)
         chat.check_template()
-        lm = check_model(lm)
+        return probe(lm)
     except LatentMASError:
         raise
     except _UNUSUAL as error:
         expected = "it must work like a usual decoder-only model of transformers"
         raise ModelError("model", name, f"{expected}: {type(error).__name__}: {first_line(error)}") from error
-    return lm
 
 
 def check_config(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
-    config = text_config(config)
-    kinds = getattr(config, "layer_types", None)
-    other = sorted({kind for kind in kinds if kind not in _WHOLE_PREFIX}) if kinds else []
-    if not kinds and getattr(config, "sliding_window", None):
-        other = [f"sliding_window={config.sliding_window}"]
-    if other:
-        raise ModelError(
-            "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
-        )
-    if not kinds or set(kinds) == {"full_attention"}:  # where states give the order, keys need not
-        rope_spec(config, name)
+    check_attention(config, name)
 
 
 def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
@@ -105,8 +90,8 @@ def check_build(model: PreTrainedModel, name: str) -> None:
         expected = f"all its weights must lie on GPUs or on the CPU; {len(away)} are offloaded or empty, like {away[0]}"
         raise ModelError("model", name, expected)
     own = getattr(model.config, "_attn_implementation", "sdpa")
-    if own not in ("sdpa", attention.NAME):  # the engine's attention may not compute the same as the others
-        raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")
+    if own not in ("eager", "sdpa", attention.NAME):  # the others may compute something else than a family's own
+        raise ModelError("model", name, f"its attn_implementation must be 'sdpa' or 'eager', not {own!r}")
     for buffer_name, buffer in model.named_buffers():
         if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
             raise ModelError(
@@ -166,70 +151,3 @@ def _stop_ids(model: PreTrainedModel) -> list[int]:
     each of the two."""
     configs = (model.config, text_config(model.config), getattr(model, "generation_config", None))
     return [one for config in configs for one in _token_ids(getattr(config, "eos_token_id", None))]
-
-
-_NUM_TOKENS = 10
-_SHIFT = 37
-# Relative to the largest value: rounding of the dtype over a model's depth, far below what a wrong position does.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
-
-
-@torch.inference_mode()
-def check_model(lm: LanguageModel) -> LanguageModel:
-    """Test a freshly loaded model by a few forwards, whatever its architecture. Return it; one whose states continue
-    only by one token after another is set to do so.
-
-    Raises ModelError if its keys cannot be moved by RoPE, if a prompt fed in two parts gives another result than in
-    one, or if the vocabulary projection of the last hidden state differs from the model's logits.
-    """
-    # From the whole vocabulary: the first ids are often control tokens. On a row of these, a trained model can amplify
-    # the rounding of bfloat16 to a fifth of a key (SmolLM2-135M), where ordinary tokens give one percent.
-    ids = torch.arange(1, _NUM_TOKENS + 1)[None] * text_config(lm.model.config).vocab_size // (_NUM_TOKENS + 1)
-    whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
-    chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
-    if lm.spec.has_states and not _error(whole, chunks) <= _TOLERANCE[lm.spec.dtype]:
-        lm = replace(lm, continues_singly=True)
-        chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
-    moved, keys_moved = _run_chunks(lm, ids, [_NUM_TOKENS], start=_SHIFT)
-    with lm.ranks.collective():
-        logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
-    projected = lm.logits(whole[None])[0]
-    with lm.ranks.all_or_none():  # each rank compares its own heads
-        for key, key_moved, rope in zip(keys, keys_moved, _ropes(lm.spec), strict=True):
-            if rope is not None:
-                expected = rotate_keys(key, _SHIFT, rope)
-                _check_close(lm, expected, key_moved, "its cached keys must be movable by RoPE")
-        _check_close(lm, whole, moved, "only the distance between positions may matter to it")
-        _check_close(lm, whole, chunks, "a prompt read in two chunks must be the prompt read in one")
-        _check_close(lm, projected, logits, "its logits must be the projection of the last hidden state")
-    return lm
-
-
-def _ropes(spec: KVCacheSpec) -> list[RopeSpec | None]:
-    """The RoPE of each tensor, in the order of the layout."""
-    return [tensor.rope for layer in spec.layers for tensor in layer.slot_tensors]
-
-
-def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, list[Tensor]]:
-    """The last hidden state of a prompt, and all tensors that have slots."""
-    cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
-    cache.open(1)
-    hidden_TE = torch.empty(0)
-    for chunk_T in ids_1T[0].split(chunks):
-        positions_T = start + cache.lengths[0] + torch.arange(len(chunk_T), device=lm.device)
-        cache.begin_step([len(chunk_T)])
-        hidden_TE = lm.hidden_states(lm.embed(chunk_T), positions_T, cache)
-        cache.end_step()
-    kv = cache.copy_out([0], [_NUM_TOKENS])
-    places = zip(kv.layout.tensors, kv.tensors_of(0), strict=True)
-    return hidden_TE[-1], [tensor_HTD for place, tensor_HTD in places if place.spec.state_dims is None]
-
-
-def _error(got: Tensor, expected: Tensor) -> float:
-    return float((got.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max().cpu())
-
-
-def _check_close(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
-    error = _error(got, expected)
-    if not error <= _TOLERANCE[lm.spec.dtype]:
-        raise ModelError("model", lm.name, f"{rule} (relative error {error:.2g})")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.models.attention import packed
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import max_positions, text_config
+from latentmas_ray.models.kv_spec import PositionLimit, position_limit, scales_by_length, text_config
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
@@ -37,6 +38,8 @@ class LanguageModel:
     def decoder(self) -> nn.Module:
         """The model without its vocabulary projection."""
         decoder: nn.Module = self.model.get_decoder()
+        if decoder is self.model:  # Llama 4 without images has itself
+            decoder = next(child for child in self.model.children() if isinstance(child, PreTrainedModel))
         return decoder
 
     @property
@@ -52,8 +55,27 @@ class LanguageModel:
 
     @property
     def max_positions(self) -> int | None:
-        """The maximum number of positions; None if the configuration has none."""
-        return max_positions(self.model.config)
+        """The maximum number of positions; None if there is no limit."""
+        limit = self.position_limit
+        return None if limit is None else limit.num_positions
+
+    @property
+    def positions_bound(self) -> str:
+        """Why it has only `max_positions`, and what to do about it, in one line; empty where it is made for no more."""
+        limit = self.position_limit
+        if limit is None or not limit.reason:
+            return ""
+        remedies = "fewer latent steps, a shorter prompt, fewer agents before it or another model"
+        return f"model {self.name} can use {limit.num_positions}: {limit.reason}; use {remedies}"
+
+    @cached_property
+    def position_limit(self) -> PositionLimit | None:
+        """The maximum number of positions and its reason; None if there is no limit."""
+        return position_limit(text_config(self.model.config))
+
+    @cached_property
+    def _scales_by_length(self) -> bool:
+        return scales_by_length(text_config(self.model.config))
 
     @property
     def is_tied(self) -> bool:
@@ -99,14 +121,15 @@ class LanguageModel:
         """
         if self.spec.has_states:
             return self._by_call(embeds_NE, positions_N, cache)
-        with self.ranks.collective():
+        if self._scales_by_length:
+            cache.packing.seen = positions_N - torch.arange(len(positions_N), device=positions_N.device)
+        with self.ranks.collective(), packed(cache.packing):
             output = self.decoder(
                 inputs_embeds=embeds_NE[None],
                 attention_mask=self._no_mask,
                 position_ids=positions_N[None],
                 past_key_values=cache,
                 use_cache=True,
-                packing=cache.packing,
             )
         hidden_NE: Tensor = output.last_hidden_state[0]
         return hidden_NE
@@ -120,14 +143,13 @@ class LanguageModel:
             for one in call.single_tokens() if is_split else [call]:
                 shape = (one.num_rows, one.count)
                 packing = cache.begin_call(one)
-                with self.ranks.collective():
+                with self.ranks.collective(), packed(packing):
                     output = self.decoder(
                         inputs_embeds=embeds_NE[one.tokens].unflatten(0, shape),
                         attention_mask=self._no_mask,
                         position_ids=positions_N[one.tokens].unflatten(0, shape),
                         past_key_values=cache,
                         use_cache=True,
-                        packing=packing,
                     )
                 hidden_NE[one.tokens] = output.last_hidden_state.flatten(0, 1).to(hidden_NE.device)
         return hidden_NE

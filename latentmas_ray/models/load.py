@@ -135,7 +135,7 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
             location_of(name),
             trust_remote_code=False,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
-            attn_implementation="sdpa",
+            attn_implementation="eager",  # every family has it; the probe sets the engine's
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
             **where,
@@ -212,7 +212,7 @@ def _device_map(name: str, dtype: str, place: torch.device, revision: str | None
         # Weights without a dtype in the configuration count as float32, the largest possible.
         chosen = (config.dtype or torch.float32) if dtype == "auto" else DTYPES[dtype]
         empty = auto_class(config).from_config(
-            config, trust_remote_code=False, dtype=chosen, attn_implementation="sdpa"
+            config, trust_remote_code=False, dtype=chosen, attn_implementation="eager"
         )
     return place_weights(empty, name, map(_free_bytes, range(torch.cuda.device_count())))
 

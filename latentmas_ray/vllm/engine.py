@@ -105,7 +105,7 @@ class VllmTextEngine:
             prompt["prompt_token_ids"] = [_PLACEHOLDER] * memory.num_tokens + prompt["prompt_token_ids"]
             # vLLM knows cached blocks by their token ids, and all memories have the same placeholders.
             prompt["cache_salt"] = f"memory {next(self._salts)}"
-            REGISTRY.add(request.key, memory, self.spec.rope)
+            REGISTRY.add(request.key, memory, self.spec.ropes)
         try:
             parameters = self._parameters(request, has_memory=memory is not None, num_logprobs=num_logprobs)
             self._engine().add_request(request.key, prompt, parameters)

@@ -63,8 +63,9 @@ def _make_probe(lm: LanguageModel, spec: KVCacheSpec) -> Probe:
     cache.open(1)
     hidden_TE = torch.empty(0)
     for part_T in ids_T.split(_NUM_MEMORY_TOKENS):
-        cache.begin_step([len(part_T)])
-        positions_T = _START + cache.lengths[0] + torch.arange(len(part_T))
+        first = _START + cache.lengths[0]
+        cache.begin_step([len(part_T)], [first])
+        positions_T = first + torch.arange(len(part_T))
         hidden_TE = lm.hidden_states(lm.embed(part_T), positions_T, cache)
         cache.end_step()
     first_head = spec.shard.rank * spec.num_kv_heads

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError, first_line
-from latentmas_ray.memory import KVCacheSpec, KVSource
+from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.chat import ChatTokenizer
@@ -79,8 +79,8 @@ class ContinuousEngine:
         self._room = CacheRoom(lm, max_running, max_cache_bytes)
         self._prefill_chunk = prefill_chunk
         self._rows: list[_RunningQuestion] = []
-        # Questions that had to leave the cache for others, and what they had in it, on the CPU.
-        self._aside: list[tuple[_RunningQuestion, KVSource]] = []
+        # Questions that had to leave the cache for others, and their memory there, on the CPU.
+        self._aside: list[tuple[_RunningQuestion, QuestionMemory]] = []
         self._num_started = 0
         self._full_at = sys.maxsize  # so many rows run, and there was no room for another
 
@@ -110,7 +110,7 @@ class ContinuousEngine:
 
     @property
     def positions_bound(self) -> str:
-        return ""
+        return self._lm.positions_bound
 
     @property
     def max_running(self) -> int:
@@ -165,10 +165,11 @@ class ContinuousEngine:
             row = cache.add_row()
             try:
                 for part in memory.parts:
-                    cache.write(row, part.first_slot, part.kv_LCHTD, part.shift, first_head=part.first_head)
+                    first, head = part.first_slot, part.first_head
+                    cache.write(row, first, part.kv_LCHTD, part.shift, first_head=head, positions=part.positions)
                 for layered in memory.layered:
-                    first, has_states = layered.first_slot, layered.has_states
-                    cache.write(row, first, layered.tensors, layered.shift, has_states=has_states)
+                    first, has_states, where = layered.first_slot, layered.has_states, layered.positions
+                    cache.write(row, first, layered.tensors, layered.shift, has_states=has_states, positions=where)
             except BaseException as error:
                 cache.drop_row(row)
                 if isinstance(error, torch.OutOfMemoryError):
@@ -253,7 +254,7 @@ class ContinuousEngine:
         with_counts = list(zip(self._rows, counts, strict=True))
         ids = [token for row, count in with_counts for token in row.inputs(count)]
         positions = [row.position + offset for row, count in with_counts for offset in range(count)]
-        cache.begin_step(counts)
+        cache.begin_step(counts, [row.position for row in self._rows])
         embeds_NE = lm.embed(torch.tensor(ids))
         hidden_NE = lm.hidden_states(embeds_NE, torch.tensor(positions, device=lm.device), cache)
         return hidden_NE.to(lm.device)
@@ -302,7 +303,8 @@ class ContinuousEngine:
             cache = self._room.cache
             states = cache.copy_states(youngest, 1)
             kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, states=states)
-            self._aside.append((row, kv))
+            memory = QuestionMemory.of(kv, row.position, cache.positions_of(youngest, 0, length))
+            self._aside.append((row, memory))
         except torch.OutOfMemoryError as again:  # not even to copy it
             outputs.append(self._refused(row, again))
         self._drop([youngest])
@@ -314,11 +316,10 @@ class ContinuousEngine:
         one that has no room alone."""
         self._aside.sort(key=lambda one: one[0].number)
         while self._aside:
-            row, kv = self._aside[0]
+            row, memory = self._aside[0]
             is_full = len(self._rows) >= self._full_at or not self._room.fits([*self._requests, row.request])
             if self._rows and is_full:
                 return None
-            memory = QuestionMemory.of(kv, row.position)
             try:
                 self._add_row(row, memory, memory.num_tokens + max(1, row.num_unread))
             except CacheError as error:

@@ -34,9 +34,12 @@ def question_memories(
         for question, shift in enumerate(shifts[agent]):
             if chunk.lengths[question]:
                 slot = begins[agent][question] + chunk.num_kept_before(question)
+                positions = chunk.positions_of(question, shift)
                 for head, kv in chunk.head_views(question):
                     if isinstance(kv, Tensor):
-                        part = MemoryPart(kv_LCHTD=kv, first_slot=slot, shift=shift, first_head=head)
+                        part = MemoryPart(
+                            kv_LCHTD=kv, first_slot=slot, shift=shift, first_head=head, positions=positions
+                        )
                         parts[question].append(part)
                     else:
                         num_tokens = chunk.kv.layout.lengths[question]
@@ -47,6 +50,7 @@ def question_memories(
                                 first_slot=slot,
                                 shift=shift,
                                 has_states=agent == last,
+                                positions=positions,
                             )
                         )
         missing[agent] -= sum(chunk.lengths)

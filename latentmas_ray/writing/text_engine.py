@@ -31,6 +31,7 @@ class MemoryPart:
     first_slot: int  # of its first token in the memory
     shift: int  # positions by which its keys are rotated further
     first_head: int = 0
+    positions: Sequence[Tensor] | None = None  # of its tokens after the shift, see `BatchCache.write`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +43,7 @@ class LayeredPart:
     first_slot: int
     shift: int
     has_states: bool = True  # whether the states among them are those after all tokens of the memory
+    positions: Sequence[Tensor] | None = None  # as of a `MemoryPart`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,13 +58,15 @@ class QuestionMemory:
     layered: Sequence[LayeredPart] = ()
 
     @classmethod
-    def of(cls, kv: KVSource, next_position: int) -> "QuestionMemory":
-        """One question's whole memory, whose keys stay as they are."""
+    def of(cls, kv: KVSource, next_position: int, positions: Sequence[Tensor] | None = None) -> "QuestionMemory":
+        """One question's whole memory, whose keys stay as they are, and where its tokens are (`BatchCache.write`)."""
         num_tokens = kv.layout.num_tokens
         if kv.layout.is_uniform:
-            part = MemoryPart(kv_LCHTD=kv.tensor(), first_slot=0, shift=0)
+            part = MemoryPart(kv_LCHTD=kv.tensor(), first_slot=0, shift=0, positions=positions)
             return cls(parts=(part,), num_tokens=num_tokens, next_position=next_position)
-        layered = LayeredPart(tensors=kv.tensors_of(0), num_tokens=num_tokens, first_slot=0, shift=0)
+        layered = LayeredPart(
+            tensors=kv.tensors_of(0), num_tokens=num_tokens, first_slot=0, shift=0, positions=positions
+        )
         return cls(parts=(), num_tokens=num_tokens, next_position=next_position, layered=(layered,))
 
     def check(self, spec: KVCacheSpec) -> None:
@@ -158,7 +162,8 @@ class TextEngine(Protocol):
 
     @property
     def positions_bound(self) -> str:
-        """What has only `max_positions`, and what to do about it, in one line; empty where that is the model."""
+        """What has only `max_positions`, and what to do about it, in one line; empty where that is all
+        that the model is made for."""
 
     @property
     def copies_memory(self) -> bool:

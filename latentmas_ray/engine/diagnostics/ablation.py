@@ -42,8 +42,9 @@ def clone_without(
             wanted = [placed.segment.kv_lengths[row] if row in rows else 0 for row in range(num_rows)]
             kv = session.cache.copy_out(at, wanted)  # keys are already rotated
             for index, row in enumerate(rows):
+                positions = session.cache.positions_of(row, at[row], wanted[row])
                 for _, part in kv.head_views(row):
-                    cache.write(index, ends[index], part, 0)
+                    cache.write(index, ends[index], part, 0, positions=positions)
                 ends[index] += wanted[row]
         cache.extend(ends)
     other = Session(lm, cache, session.rule, [session.question_ids[row] for row in rows], agent=session.agent)

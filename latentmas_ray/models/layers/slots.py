@@ -94,8 +94,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.packing.num_visible, 0
 
-    def get_seq_length(self) -> int:
-        return self.packing.num_visible
+    def get_seq_length(self) -> int | Tensor:
+        return self.packing.num_visible if self.packing.seen is None else self.packing.seen
 
     def get_max_length(self) -> int:
         return self.num_slots
