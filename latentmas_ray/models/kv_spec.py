@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from latentmas_ray.errors import ModelError
@@ -77,7 +78,7 @@ def probed_spec(
         raise ModelError("model", name, f"{expected} (sparse attention{f', index_topk={chosen}' if chosen else ''})")
     moves = any(tensor.moves for layer in layers for tensor in layer.tensors)
     rope = rope_spec(config, name) if moves else None
-    return KVCacheSpec(
+    spec = KVCacheSpec(
         architecture=architecture,
         layers=tuple(_probed_layer(layer, rope, name) for layer in layers),
         hidden_size=config_dims(config).hidden_size,
@@ -85,6 +86,9 @@ def probed_spec(
         weights_revision=weights_revision,
         shard=shard,
     )
+    if shard.world_size > 1 and not spec.is_uniform:
+        raise ModelError("tp", shard.world_size, f"it must be 1: the layers of {name} do not all cache the same")
+    return spec
 
 
 def _probed_layer(layer: CachedLayer, rope: RopeSpec | None, name: str) -> LayerSpec:
@@ -102,6 +106,12 @@ def _probed_layer(layer: CachedLayer, rope: RopeSpec | None, name: str) -> Layer
         )
     states = [TensorSpec.state(state.name, state.dims, dtypes[state.dtype]) for state in layer.states]
     return interned(LayerSpec((*tensors, *states)))
+
+
+def keeps_states(config: PretrainedConfig) -> bool:
+    """Whether layers of a model keep states (linear attention, a state-space layer), as its own cache says."""
+    layers = DynamicCache(config=config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:

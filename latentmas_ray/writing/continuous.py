@@ -299,9 +299,7 @@ class ContinuousEngine:
         length = self._room.cache.lengths[youngest]
         outputs: list[TextOutput] = []
         try:
-            cache = self._room.cache
-            states = cache.copy_states(youngest, 1)
-            kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, states=states)
+            kv = self._room.cache.copy_out([0], [length], _on_cpu, first_row=youngest, has_states=True)
             self._aside.append((row, kv))
         except torch.OutOfMemoryError as again:  # not even to copy it
             outputs.append(self._refused(row, again))
