@@ -45,7 +45,10 @@ class LazyKV(KVSource):
         if self._copied is None:
             if self._cache is None:
                 raise SegmentError("this memory was released: its last reader has read it")
-            kv = self._cache.copy_out(self._begins, self.layout.lengths, kept=self._kept, states=self._states)
+            lengths, has_states = self.layout.lengths, self.layout.has_states
+            kv = self._cache.copy_out(
+                self._begins, lengths, kept=self._kept, has_states=has_states, states=self._states
+            )
             self._copied = kv.buffer()
             self._cache, self._states = None, []
         return self._copied

@@ -26,7 +26,7 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.timing.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
-from latentmas_ray.errors import LatentMASError
+from latentmas_ray.errors import LatentMASError, ModelError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
 
@@ -98,6 +98,9 @@ class TurnRunner:
         self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
     ) -> tuple[SegmentChunk | None, TurnResult]:
         lm = self.engine.lm
+        if lm.spec.has_states and (part := work.needs_parts):
+            expected = "its layers keep states, which sum up all tokens before them: they cannot be used with"
+            raise ModelError("model", lm.name, f"{expected} {part}")
         timer = PhaseTimer(lm.device)
         with timer.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]

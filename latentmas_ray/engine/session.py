@@ -4,7 +4,7 @@ Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden siz
 D head dim, N in `_recompute_inputs` latent thoughts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
 from operator import add
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
-from latentmas_ray.engine.inputs import PromptChoice, TurnInputs
+from latentmas_ray.engine.inputs import PromptChoice, TurnInputs, prefill_windows
 from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.positions import check_next
 from latentmas_ray.engine.run_on import RunOnCheck
@@ -118,7 +118,7 @@ class Session:
         nothing_E = torch.zeros(self.lm.spec.hidden_size, dtype=self.lm.spec.torch_dtype, device=self.lm.device)
         last_B = list(self.last_hidden_BE) or [nothing_E] * len(rows)
         num_done, num_total = 0, sum(map(len, rows))
-        for windows in _prefill_windows([len(row) for row in rows], PREFILL_CHUNK):
+        for windows in prefill_windows([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
             embeds_NE = torch.cat([row[first:stop] for row, (first, stop) in zip(rows, windows, strict=True)])
             self.counter.now = ("prompt", num_done, num_total)
@@ -321,8 +321,7 @@ class Session:
         layout = meta.layout(part.begins, part.lengths)
         layout.require_even()
         kept = meta.kept_tokens(part.begins, part.lengths)
-        states = self.cache.copy_states() if layout.has_states else []
-        kv = self.cache.copy_out(slots, layout.lengths, reserve, kept=kept, states=states)
+        kv = self.cache.copy_out(slots, layout.lengths, reserve, kept=kept, has_states=layout.has_states)
         return SegmentChunk(meta, part.begins, part.lengths, kv, part.recompute_inputs)
 
     def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
@@ -334,13 +333,12 @@ class Session:
             ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
             missing[placed.agent] = sum(placed.segment.lengths)
         shifts = {placed.agent: placed.shifts for placed in merged.segments}
-        last = merged.segments[-1].agent if merged.segments else ""  # its states sum up all that is before them
         for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + chunk.num_kept_before(row)
                 positions = chunk.positions_of(row, shift)
                 for head, kv in chunk.head_views(row):
-                    states = agent == last
+                    states = agent == merged.last
                     self.cache.write(row, slot, kv, shift, first_head=head, has_states=states, positions=positions)
             missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
@@ -379,19 +377,3 @@ class Session:
         for values in (self.positions, *row_lists):
             values[row] = values[-1]
             values.pop()
-
-
-def _prefill_windows(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
-    """Windows (first, stop) into rows of these lengths, whose sizes add up to at most `size` per chunk.
-
-    Whole rows first: every forward reads all weights, so fewer and fuller ones are faster.
-    """
-    done = [0] * len(lengths)
-    while any(first < length for first, length in zip(done, lengths, strict=True)):
-        left, windows = size, []
-        for first, length in zip(done, lengths, strict=True):
-            stop = min(length, first + left)
-            left -= stop - first
-            windows.append((first, stop))
-        yield windows
-        done = [stop for _, stop in windows]

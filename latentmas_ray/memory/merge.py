@@ -37,6 +37,11 @@ class MergedLayout:
         columns = [placed.segment.kv_lengths for placed in self.segments]
         return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
 
+    @property
+    def last(self) -> str:
+        """The agent of the last segment, whose states sum up all segments before it; empty without memory."""
+        return self.segments[-1].agent if self.segments else ""
+
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Every complete segment as one chunk, with its agent."""
         for placed in self.segments:

@@ -226,17 +226,19 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         *,
         kept: Sequence[Sequence[Tensor]] | None = None,
         first_row: int = 0,
+        has_states: bool = False,
         states: Sequence[Tensor] = (),
     ) -> InMemoryKV:
         """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another, beginning with `first_row`;
-        with `states` these too (`copy_states`).
+        with `has_states` their states too: the present ones, or `states` (see `copy_states`).
 
         With `kept` only some: in layer l and row b the `lengths[b]` slots `kept[l][b]`, counted from `begins[b]` on.
         `reserve` returns the flat uint8 tensor to write to, for a number of bytes and the cache's device.
         """
-        layout = KVLayout(self.spec, tuple(lengths), has_states=bool(states))
+        layout = KVLayout(self.spec, tuple(lengths), has_states=has_states and self.spec.has_states)
         buffer = reserve(layout.num_bytes, self.device)
-        blocks, own = layout.block_views(buffer), iter(states)
+        own = iter(states or self.copy_states(first_row, len(lengths)) if layout.has_states else ())
+        blocks = layout.block_views(buffer)
         for index, layer in enumerate(self.layers):
             for slots_CBHTD in layer.blocks:
                 for number, part_CHTD in enumerate(next(blocks).split(list(lengths), dim=2)):
@@ -248,7 +250,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                         copy_into(part_CHTD, slots_CHTD.index_select(2, slots_T))
             for _ in layer.states:
                 block_11BS = next(blocks)
-                if states:
+                if layout.has_states:
                     block_11BS[0, 0].copy_(next(own))
         return InMemoryKV(layout, buffer)
 

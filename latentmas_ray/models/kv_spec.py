@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from latentmas_ray.errors import ModelError
@@ -18,8 +19,19 @@ from latentmas_ray.placement.model_dims import AttentionDims, attention_dims
 
 # Kinds of layers, as transformers names them, that take in what is before a token: as keys, all or a window of them, or
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
-_ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
-_OTHER_TYPES = ("linear_attention", "mamba", "conv", "attention", "hybrid", "hybrid_sliding", "moe", "mlp")
+_LAYER_TYPES = (
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+    "linear_attention",
+    "mamba",
+    "conv",
+    "attention",
+    "hybrid",
+    "hybrid_sliding",
+    "moe",
+    "mlp",
+)
 _FIELDS = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -81,7 +93,7 @@ def probed_spec(
         expected = "all layers must attend to everything before them; here an indexer chooses the tokens"
         chosen = getattr(text_config(config), "index_topk", None)
         raise ModelError("model", name, f"{expected} (sparse attention{f', index_topk={chosen}' if chosen else ''})")
-    return KVCacheSpec(
+    spec = KVCacheSpec(
         architecture=architecture,
         layers=tuple(map(_probed_layer, layers)),
         hidden_size=config_dims(config).hidden_size,
@@ -89,6 +101,9 @@ def probed_spec(
         weights_revision=weights_revision,
         shard=shard,
     )
+    if shard.world_size > 1 and not spec.is_uniform:
+        raise ModelError("tp", shard.world_size, f"it must be 1: the layers of {name} do not all cache the same")
+    return spec
 
 
 def _probed_layer(layer: CachedLayer) -> LayerSpec:
@@ -104,16 +119,21 @@ def _probed_layer(layer: CachedLayer) -> LayerSpec:
     return interned(LayerSpec((*tensors, *states)))
 
 
+def keeps_states(config: PretrainedConfig) -> bool:
+    """Whether layers of a model keep states (linear attention, a state-space layer), as its own cache says."""
+    layers = DynamicCache(config=text_config(config)).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
 def check_attention(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a configuration of layers of unknown kinds, or of a model without rotary positions."""
     config = text_config(config)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if other := sorted(kinds - {*_ATTENTION_TYPES, *_OTHER_TYPES}):
+    if other := sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES)):
         expected = (
             "its layers must attend with keys to what is before a token, all of it or a sliding window, or keep a"
         )
         raise ModelError("model", name, f"{expected} state; this one has {', '.join(other)}")
-    if not rope_parameters(config) and not kinds & set(_OTHER_TYPES):  # where states give the order, keys need not
+    if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
         raise ModelError("model", name, "it must use rotary positions (RoPE); its configuration has none")
 
 

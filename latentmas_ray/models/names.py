@@ -76,6 +76,17 @@ def known_positions(name: str, revision: str | None = None) -> int | None:
     return max_positions(load_config(name, revision))
 
 
+def known_states(name: str, revision: str | None = None) -> bool:
+    """Whether layers of a model that `check_name` has accepted keep states, from its configuration alone. Raises
+    ModelError."""
+    if name in EMBEDDED_MODELS:
+        return False
+    from latentmas_ray.models.kv_spec import keeps_states
+    from latentmas_ray.models.load import load_config
+
+    return keeps_states(load_config(name, revision))
+
+
 def absolute_name(name: str) -> str:
     """The name for processes with another working directory: folders become absolute paths."""
     path = None if name in EMBEDDED_MODELS else find_path(name)

@@ -301,8 +301,7 @@ class ContinuousEngine:
         outputs: list[TextOutput] = []
         try:
             cache = self._room.cache
-            states = cache.copy_states(youngest, 1)
-            kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, states=states)
+            kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, has_states=True)
             memory = QuestionMemory.of(kv, row.position, cache.positions_of(youngest, 0, length))
             self._aside.append((row, memory))
         except torch.OutOfMemoryError as again:  # not even to copy it

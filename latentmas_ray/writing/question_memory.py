@@ -28,7 +28,6 @@ def question_memories(
         missing[placed.agent] = sum(placed.segment.lengths)
         shifts[placed.agent] = placed.shifts
     parts: list[list[MemoryPart]] = [[] for _ in ends]
-    last = merged.segments[-1].agent if merged.segments else ""  # its states sum up all that is before them
     layered: list[list[LayeredPart]] = [[] for _ in ends]
     for agent, chunk in chunks:
         for question, shift in enumerate(shifts[agent]):
@@ -49,7 +48,7 @@ def question_memories(
                                 num_tokens=num_tokens,
                                 first_slot=slot,
                                 shift=shift,
-                                has_states=agent == last,
+                                has_states=agent == merged.last,
                                 positions=positions,
                             )
                         )
