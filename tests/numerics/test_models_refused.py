@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "GPT-J": (lambda: causal(GPTJConfig(**LEARNED, rotary_dim=4)), "rotary positions"),
     "keys that are scaled after their rotation": (
         lambda: scaled_after_rotation(),
-        "those of layer 0 are moved by no rotation",
+        "layer 0 are moved by no rotation",
     ),
     "an unknown attention": (lambda: with_doubled_scores(), "no part that this package does not know"),
     "layers without an interface": (lambda: without_interface(), "transformers' attention interface"),
