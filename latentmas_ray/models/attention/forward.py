@@ -51,7 +51,7 @@ def packed_attention(
     window, positions_BS = packing.window(module.layer_idx)  # type: ignore[arg-type]  # an int
     if len(packing.calls) == 1:
         return _attend(query, key, value, packing.calls[0], rule, window, positions_BS)[None], None
-    out_NQD = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    out_NQD = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     for call in packing.calls:
         out_NQD[call.tokens] = _attend(query, key, value, call, rule, window, positions_BS)
     return out_NQD[None], None
@@ -83,7 +83,9 @@ def _attend(
         out = scaled_dot_product_attention(queries, keys, values, view.mask, scale=rule.scaling)
     else:
         out = rule.attend(queries, keys, values, view.mask, call.count)
-    return out.flatten(1, 2) if call.num_rows > 1 else out.reshape(query_QND.shape).transpose(0, 1)
+    if call.num_rows > 1:
+        return out.flatten(1, 2)
+    return out.reshape(*query_QND.shape[:2], value.shape[3]).transpose(0, 1)  # values may have other dims than keys
 
 
 def _attend_whole(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: ScoreRule) -> Tensor:
@@ -99,7 +101,7 @@ def _attend_whole(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     mask = mask[..., : key.shape[2]].repeat(1, 1, num_groups, 1)
     queries = query.reshape(len(query), num_kv_heads, num_groups * count, -1)
     out = rule.attend(queries, key, value, mask, count)
-    return out.reshape(query.shape).transpose(1, 2).contiguous()
+    return out.reshape(*query.shape[:3], value.shape[3]).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(NAME, packed_attention)
