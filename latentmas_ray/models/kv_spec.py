@@ -233,8 +233,8 @@ def _regimes(config: PretrainedConfig) -> Iterator[PositionLimit]:
             yield PositionLimit(
                 num_positions=int(original), reason=f"it scales attention by the position from {original} on"
             )
-    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
-        size = int(config.attention_chunk_size)
+    size = getattr(config, "attention_chunk_size", None)
+    if size and "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         yield PositionLimit(num_positions=size, reason=f"layers see chunks of {size} positions")
     if scales_by_length(config):
         size = int(config.floor_scale)
@@ -253,4 +253,5 @@ def may_have_windows(config: PretrainedConfig) -> bool:
 def scales_by_length(config: PretrainedConfig) -> bool:
     """Whether layers without RoPE scale their queries by the position, which they take from the cache's length: Llama 4
     (its `attn_temperature_tuning`)."""
-    return bool(getattr(config, "attn_temperature_tuning", False) and getattr(config, "floor_scale", None))
+    is_tuned = getattr(config, "attn_temperature_tuning", False) and getattr(config, "floor_scale", None)
+    return bool(is_tuned) and 0 in (getattr(config, "no_rope_layers", None) or ())

@@ -12,9 +12,11 @@ def question_memory(merged: MergedLayout, chunks: Mapping[str, SegmentChunk] | N
     own = dict(merged.chunks()) if chunks is None else chunks
     parts, slot = [], 0
     for placed in merged.segments:
+        chunk, shift = own[placed.agent], placed.shifts[0]
+        where = chunk.positions_of(0, shift)
         parts += [
-            MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=placed.shifts[0], first_head=head)
-            for head, kv_LCHTD in own[placed.agent].head_views(0)
+            MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head, positions=where)
+            for head, kv_LCHTD in chunk.head_views(0)
         ]
         slot += placed.segment.lengths[0]
     return QuestionMemory(parts=parts, num_tokens=slot, next_position=merged.next_positions[0])

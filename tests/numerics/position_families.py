@@ -51,7 +51,7 @@ WINDOWED: dict[str, Callable[[], PretrainedConfig]] = {
     "gemma2": lambda: Gemma2Config(
         **GQA, head_dim=16, sliding_window=WINDOW, attn_logit_softcapping=0.1, query_pre_attn_scalar=4
     ),
-    "gemma3": lambda: Gemma3TextConfig(
+    "gemma3-window": lambda: Gemma3TextConfig(
         **{**GQA, "num_hidden_layers": 3},
         head_dim=16,
         sliding_window=WINDOW,
@@ -64,8 +64,8 @@ WINDOWED: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt_oss": lambda: GptOssConfig(
         **GQA, **_EXPERTS, head_dim=16, sliding_window=WINDOW, layer_types=SOME, rope_parameters=None
     ),
-    "qwen2": lambda: Qwen2Config(**GQA, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
-    "mistral": lambda: MistralConfig(**GQA, sliding_window=WINDOW),
+    "qwen2-window": lambda: Qwen2Config(**GQA, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "mistral-window": lambda: MistralConfig(**GQA, sliding_window=WINDOW),
     "ministral": lambda: MinistralConfig(**GQA, head_dim=16, sliding_window=WINDOW, layer_types=SOME),
     "olmo3": lambda: Olmo3Config(**GQA, sliding_window=WINDOW, layer_types=SOME),
     "cohere2": lambda: Cohere2Config(**GQA, sliding_window=WINDOW, layer_types=SOME, logit_scale=0.5),
@@ -119,5 +119,8 @@ def build(config: PretrainedConfig, seed: int = 17) -> PreTrainedModel:
     return model.eval()
 
 
-def make(family: str) -> LanguageModel:
-    return wrap(build(ALL[family]()), tiny_tokenizer(), family)
+def make(family: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    model = build(ALL[family]())
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return wrap(model, tiny_tokenizer(), family)

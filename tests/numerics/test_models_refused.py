@@ -112,12 +112,12 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "GPT-J": (lambda: causal(GPTJConfig(**LEARNED, rotary_dim=4)), "rotary positions"),
     "keys that are scaled after their rotation": (
         lambda: scaled_after_rotation(),
-        "those of layer 0 are moved by no rotation",
+        "layer 0 are moved by no rotation",
     ),
     "an unknown attention": (lambda: with_doubled_scores(), "no part that this package does not know"),
     "layers without an interface": (lambda: without_interface(), "transformers' attention interface"),
     "a mask of its own": (lambda: with_own_mask(), "layer 0 makes its own"),
-    "chunks": (lambda: in_chunks(), "chunks of 16 positions"),
+    "chunks": (lambda: in_chunks(), "layer 0 sees chunks of 16 positions"),
     "states alone": (
         lambda: causal(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2)),
         "caches no keys",

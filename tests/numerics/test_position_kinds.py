@@ -1,6 +1,7 @@
 """Families whose layers see a window, rotate in their own way or not at all: each computes what transformers alone does
 with the family's own attention, hands over without loss, and merges exactly."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import ContextLengthError
 from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, merge_layout, rotate_keys
 from latentmas_ray.memory.codec import encode_kv
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
+from latentmas_ray.models import load_model, wrap
+from latentmas_ray.models.presets import tiny_tokenizer
 from tests.numerics.plain import Plain
 from tests.numerics.position_families import ALL, build, make
 from tests.numerics.turns import assert_close, begin, logits_of, memory, place_chain, prompts_of, think
@@ -116,3 +120,57 @@ def test_a_moved_segment_is_the_segment_computed_there(engine: Engine, shift: in
     for layer, rope in enumerate(engine.lm.spec.ropes):
         moved[layer, 0] = rotate_keys(here.kv_LCHTD[layer, 0], shift, rope)
     assert_close(moved, there.kv_LCHTD, TIGHT)
+
+
+LIMITED = {
+    "longrope": (256, "its RoPE (longrope) has other frequencies beyond 256"),
+    "dynamic": (256, "its RoPE (dynamic) changes with the length beyond 256"),
+    "ministral3": (256, "it scales attention by the position from 256 on"),
+}
+
+
+@pytest.mark.parametrize("family", LIMITED)
+def test_only_the_positions_of_one_regime_are_used(family: str, tmp_path: Path) -> None:
+    limit, reason = LIMITED[family]
+    engine = Engine(make(family), cache_dir=tmp_path)
+    lm = engine.lm
+    assert lm.max_positions == limit
+    session = engine.open(["q"], num_slots=300)
+    session.absorb(MergedLayout((), (limit - 12,)))
+    session.prefill(prompts_of([12]))
+    with pytest.raises(ContextLengthError, match=re.escape(f"model {family} can use {limit}: {reason}; use fewer")):
+        session.think(1)
+
+
+def test_llama_4_uses_the_positions_of_one_chunk_whatever_is_beside_a_question(tmp_path: Path) -> None:
+    """It takes a query's position from the length of its cache, which has all rows of a batch one after another."""
+    config = ALL["llama4"]()
+    config.attention_chunk_size, config.floor_scale = 48, 40
+    lm = wrap(build(config), tiny_tokenizer(), "llama4")
+    assert lm.max_positions == 39
+    assert lm.spec.windows == (None, None)
+    engine = Engine(lm, cache_dir=tmp_path)
+    prompts = prompts_of([30, 35, 20, 33])
+    together = logits_of(begin(engine, prompts, room=4)).clone()
+    plain = replace(lm, model=build(config))
+    for row, prompt in enumerate(prompts):
+        assert_close(together[row], Plain(plain, engine.rule).feed(prompt).logits_V, TIGHT)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "cohere2", "llama4"])
+def test_bf16_is_near_fp32(family: str, tmp_path: Path) -> None:
+    prompts = prompts_of(LENGTHS)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        session = begin(Engine(make(family, dtype), cache_dir=tmp_path), prompts)
+        session.think(2)
+        results.append(logits_of(session).clone())
+    assert_close(results[1], results[0], 0.15)
+
+
+def test_gpt_oss_is_loaded_from_a_folder(tmp_path: Path) -> None:
+    """transformers refuses `sdpa` for it."""
+    lm = make("gpt_oss")
+    lm.model.save_pretrained(tmp_path)
+    lm.chat.tokenizer.save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).spec == lm.spec

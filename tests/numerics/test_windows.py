@@ -24,7 +24,7 @@ AROUND = [1, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1]
 TIGHT = 2e-5
 
 
-@pytest.fixture(scope="module", params=["mistral", "gemma3", "cohere2", "gpt_oss", "gemma2"])
+@pytest.fixture(scope="module", params=["mistral-window", "gemma3-window", "cohere2", "gpt_oss", "gemma2"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder: Path = tmp_path_factory.mktemp("realign")
     return Engine(make(request.param), cache_dir=folder)

@@ -16,7 +16,7 @@ from latentmas_ray.models.abilities.quirks import QUIRKS
 
 VOCABULARY = 320
 WINDOW = 16  # shorter than the prompts that are tried, so that they cross its edge
-_HIDDEN, _HEADS, _KV_HEADS, _HEAD_DIM = 64, 4, 2, 16
+_HIDDEN, _HEADS, _KV_HEADS, _HEAD_DIM, _ROTARY_DIM = 64, 4, 2, 16, 8
 _LEAST_LAYERS, _MOST_LAYERS = 2, 12
 _LARGE = 256  # an integer above it that no rule names, and that is no id or position, is taken for a size
 
@@ -28,7 +28,7 @@ _QUERY_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decode
 # The largest value of a field whose whole name matches.
 _LIMITS: tuple[tuple[str, int], ...] = (
     (r"\w*vocab_size\w*", VOCABULARY),
-    (r"qk_rope_head_dim|indexer_rope_head_dim", 8),
+    (r"qk_rope_head_dim|indexer_rope_head_dim", _ROTARY_DIM),
     (r"\w*head_dim|\w*head_size|d_head|dim_head|d_kv|kv_channels|\w*mamba_d_head", _HEAD_DIM),
     (r"q_lora_rank", 24),
     (r"\w*lora_rank|\w*lowrank|\w*_rank", 16),
@@ -63,6 +63,7 @@ class _Sizes:
     hidden: int
     heads: int
     head_dim: int
+    rotary: int  # of a latent attention's keys
 
 
 def shrink(config: PretrainedConfig, *, is_text: bool = True) -> PretrainedConfig:
@@ -94,7 +95,7 @@ def _sizes_of(values: Mapping[str, Any]) -> _Sizes:
 
     hidden, heads = first(_WIDTHS), first(_QUERY_HEADS)
     head_dim = values.get("head_dim") or (hidden // heads if heads else 0)
-    return _Sizes(first(_LAYERS), hidden, heads, head_dim if type(head_dim) is int else 0)
+    return _Sizes(first(_LAYERS), hidden, heads, head_dim if type(head_dim) is int else 0, first(["qk_rope_head_dim"]))
 
 
 def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
@@ -111,6 +112,10 @@ def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
         return min(value, _HEADS)
     if re.fullmatch(r"\w*num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", name):
         return min(value, _KV_HEADS) if value != sizes.heads else min(value, _HEADS)
+    if sizes.rotary and name == "head_dim" and value == sizes.rotary:
+        return min(value, _ROTARY_DIM)
+    if sizes.rotary and name == "qk_head_dim":
+        return min(sizes.rotary, _ROTARY_DIM) + min(value - sizes.rotary, _HEAD_DIM)
     if name == "rotary_dim" and sizes.head_dim:
         return max(2, value * min(sizes.head_dim, _HEAD_DIM) // sizes.head_dim)
     for pattern, limit in _LIMITS:

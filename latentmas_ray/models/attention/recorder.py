@@ -15,17 +15,19 @@ MaskFunction = Callable[..., Tensor]  # (batch, head, query position, key positi
 
 
 class Recorder:
-    """The masks of one forward. `seen` has every layer whose attention was called; `functions` those whose mask came
-    from transformers' functions."""
+    """The masks of one forward. `seen` has every layer whose attention was called, `functions` those whose mask came
+    from transformers' functions, `made_functions` all of these."""
 
     def __init__(self) -> None:
         self.seen: dict[int, Tensor | None] = {}
         self.functions: dict[int, MaskFunction] = {}
+        self.made_functions: list[MaskFunction] = []
         self._made: list[tuple[Tensor, MaskFunction]] = []  # the masks stay, so that no other gets their address
 
     def made(self, mask: Tensor, function: MaskFunction) -> None:
         """Note a mask that was made."""
         self._made.append((mask, function))
+        self.made_functions.append(function)
 
     def called(self, module: nn.Module, mask: Tensor | None) -> None:
         """Note that a layer's attention was called with this mask."""

@@ -14,8 +14,9 @@ from transformers import PretrainedConfig
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.errors import InputError, LatentMASError
-from latentmas_ray.memory import InMemoryKV, MergedLayout, Segment, merge_layout
-from latentmas_ray.memory.codec import decode_kv, encode_kv, relative_error
+from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, join, merge_layout
+from latentmas_ray.memory.codec import CodecName
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.models.load import auto_class, load_model
 from tests.cases.memory import take
 from tests.cases.wire import from_bytes, to_bytes
@@ -27,7 +28,7 @@ from tests.numerics.turns import TOLERANCE, begin, logits_of, memory, place_chai
 NUM_STEPS = 3
 # The window of a small configuration is 16: the chain of one question stays below it, others cross its edge.
 PROMPTS = {"a": prompts_of([9, 1, 30], 1), "b": prompts_of([4, 19, 2], 2), "c": prompts_of([5, 3, 8], 3)}
-_LARGEST_INT8_ERROR = 0.02  # of a KV of random numbers, relative to its RMS
+_LARGEST_INT8_ERROR = 0.02  # of memory of random numbers, relative to its RMS
 
 Kind = Literal["works", "refused", "untried", "fault"]
 
@@ -147,13 +148,14 @@ class Trial:
 
     def codec(self) -> float:
         """Memory coded without loss changes nothing; memory in 8 bits is off by little."""
-        segments = self._chain([0, 1, 2])
+        segments = {name: take(one, range(3)) for name, one in self._chain([0, 1, 2]).items()}
         exact = self._read(segments, [0, 1, 2])
         for name, segment in segments.items():
-            coded = _coded(segment, "int8")
-            assert 0 < relative_error(segment.kv_LCHTD, coded.kv_LCHTD) <= _LARGEST_INT8_ERROR, name
-        copies = {name: take(_coded(one, "none"), range(3)) for name, one in segments.items()}
-        return _difference(self._read(copies, [0, 1, 2]), exact)
+            stats = _coded(segment, "int8").codec_stats
+            assert stats is not None
+            assert 0 < stats.relative_error <= _LARGEST_INT8_ERROR, name
+        arrived = {name: join([_coded(one, "none")]) for name, one in segments.items()}
+        return _difference(self._read(arrived, [0, 1, 2]), exact)
 
     def merge(self) -> float:
         """Two branches that are merged, and the same two computed where the merge puts them. Raises LatentMASError for
@@ -184,10 +186,10 @@ class Trial:
         return logits_of(begin(self.engine, [PROMPTS["c"][row] for row in rows], place_chain(segments))).clone()
 
 
-def _coded(segment: Segment, codec: Any) -> Segment:
+def _coded(segment: Segment, codec: CodecName) -> SegmentChunk:
     """What arrives."""
-    kv_LCHTD = decode_kv(encode_kv(segment.kv_LCHTD, segment.lengths, codec), segment.lengths, codec, segment.spec)
-    return replace(segment, kv=InMemoryKV.of(segment.spec, segment.lengths, kv_LCHTD))
+    header, body = encode_chunk(SegmentChunk.whole(segment), codec=codec)
+    return decode_chunk(header, body, expected=segment.spec)
 
 
 def _difference(got: Tensor, expected: Tensor) -> float:
