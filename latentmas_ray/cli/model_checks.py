@@ -1,5 +1,6 @@
 """What `latentmas doctor --model` says: one `Check` for each thing that a run may need, and JSON."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from latentmas_ray.units import format_bytes
 from latentmas_ray.vllm.families import vllm_obstacle, vllm_prospect
 
 if TYPE_CHECKING:
+    from latentmas_ray.memory import KVCacheSpec
     from latentmas_ray.models.abilities import Abilities
 
 
@@ -25,15 +27,19 @@ def model_checks(found: "Abilities") -> Iterator[Check]:
         yield Check(Mark.WARN, "merges", f"parallel branches cannot be merged: {found.no_merge}")
     else:
         yield Check(Mark.OK, "merges", "parallel branches are merged exactly, their keys moved by RoPE")
-    yield Check(Mark.OK, "cache", f"{cache_kind(found)}, {spec.dtype}")
+    yield Check(Mark.OK, "cache", cache_kind(spec))
     yield Check(Mark.OK, "KV per token", f"{format_bytes(spec.bytes_per_token)} ({spec.bytes_per_token:,} bytes)")
-    yield Check(Mark.OK, "positions", f"{found.max_positions:,}" if found.max_positions else "no limit is configured")
-    yield Check(Mark.OK, "window", _windows(found))
+    if spec.state_bytes:
+        yield Check(Mark.OK, "states", f"{format_bytes(spec.state_bytes)} for each question, whatever its length")
+    positions = f"{found.max_positions:,}" if found.max_positions else "no limit is configured"
+    bound = f": {found.positions_bound}" if found.positions_bound else ""
+    yield Check(Mark.WARN if bound else Mark.OK, "positions", f"{positions}{bound}")
+    yield Check(Mark.OK, "window", _windows(spec))
     if found.no_ranks:
         yield Check(Mark.WARN, "tp", f"1 alone: {found.no_ranks}")
     else:
         yield Check(Mark.OK, "tp", ", ".join(map(str, found.ranks)))
-    obstacle = vllm_obstacle(spec, has_windows=bool(found.windows))
+    obstacle = vllm_obstacle(spec)
     prospect = vllm_prospect(found.architecture) if obstacle is None else f"not with vLLM: {obstacle}"
     yield Check(Mark.WARN if obstacle else Mark.OK, "vLLM", prospect)
     if found.sees_images:
@@ -42,13 +48,10 @@ def model_checks(found: "Abilities") -> Iterator[Check]:
         yield Check(Mark.WARN, "chat template", "none, as base models have: prompts are given as plain paragraphs")
 
 
-def cache_kind(found: "Abilities") -> str:
+def cache_kind(spec: "KVCacheSpec") -> str:
     """Return what a layer caches, each kind with its number of layers."""
-    assert found.spec is not None
-    counts: dict[str, int] = {}
-    for layer in found.spec.layers:
-        counts[str(layer)] = counts.get(str(layer), 0) + 1
-    return "; ".join(f"{kind} in {count} layers" for kind, count in counts.items())
+    counts = Counter(map(str, spec.layers))
+    return "; ".join(f"{count} × ({kind})" for kind, count in counts.items())
 
 
 def abilities_json(found: "Abilities") -> dict[str, Any]:
@@ -56,7 +59,7 @@ def abilities_json(found: "Abilities") -> dict[str, Any]:
     known: dict[str, Any] = {"model": found.model, "architecture": found.architecture, "works": found.spec is not None}
     if found.spec is None:
         return {**known, "reason": found.refusal}
-    obstacle = vllm_obstacle(found.spec, has_windows=bool(found.windows))
+    obstacle = vllm_obstacle(found.spec)
     return {
         **known,
         "chains": True,
@@ -64,11 +67,13 @@ def abilities_json(found: "Abilities") -> dict[str, Any]:
         "no_merge": found.no_merge,
         "num_layers": found.spec.num_layers,
         "num_experts": found.num_experts,
-        "cache": cache_kind(found),
+        "cache": cache_kind(found.spec),
         "dtype": found.spec.dtype,
         "kv_bytes_per_token": found.spec.bytes_per_token,
+        "state_bytes_per_question": found.spec.state_bytes,
         "max_positions": found.max_positions,
-        "windows": [{"tokens": tokens, "layers": layers} for tokens, layers in found.windows],
+        "positions_bound": found.positions_bound,
+        "windows": [{"tokens": tokens, "layers": layers} for tokens, layers in _window_counts(found.spec)],
         "tp": list(found.ranks),
         "no_tp": found.no_ranks,
         "vllm": obstacle is None,
@@ -78,10 +83,11 @@ def abilities_json(found: "Abilities") -> dict[str, Any]:
     }
 
 
-def _windows(found: "Abilities") -> str:
-    if not found.windows:
-        return "none: every layer sees everything before it"
-    assert found.spec is not None
-    return "; ".join(
-        f"{tokens:,} tokens in {layers} of {found.spec.num_layers} layers" for tokens, layers in found.windows
-    )
+def _window_counts(spec: "KVCacheSpec") -> list[tuple[int, int]]:
+    """Return each size of a window, with its number of layers."""
+    return sorted(Counter(layer.window for layer in spec.layers if layer.window is not None).items())
+
+
+def _windows(spec: "KVCacheSpec") -> str:
+    parts = [f"{tokens:,} tokens in {layers} of {spec.num_layers} layers" for tokens, layers in _window_counts(spec)]
+    return "; ".join(parts) or "none: every layer takes in everything before a token"

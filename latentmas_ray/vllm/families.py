@@ -14,10 +14,12 @@ def vllm_prospect(architecture: str) -> str:
     return "agents may write with it (--engine vllm): when it is loaded, its logits and a memory are compared"
 
 
-def vllm_obstacle(spec: KVCacheSpec, *, has_windows: bool) -> str | None:
+def vllm_obstacle(spec: KVCacheSpec) -> str | None:
     """Return why vLLM cannot be given memory of a model; None if it can be tried."""
-    if has_windows:
-        return "it keeps only a window's keys in some layers, so a memory cannot be written there; use transformers"
+    if spec.has_states:
+        return "some of its layers keep states, and vLLM is given keys and values alone; use transformers"
     if not spec.is_uniform:
         return "its layers do not all cache a key and a value of one shape, as memory is written; use transformers"
+    if spec.has_windows:
+        return "vLLM keeps only a window's keys in some layers, so a memory cannot be written there; use transformers"
     return None

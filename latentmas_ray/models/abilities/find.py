@@ -1,8 +1,7 @@
 """What a model can do here, found before a run: from its configuration, its tokenizer, and a random small model of the
 same kind. No weights are read, so it takes seconds for a model of any size."""
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from transformers import PretrainedConfig
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.abilities.shrink import shrink
+from latentmas_ray.models.abilities.sizes import full_layers
 from latentmas_ray.models.compat import check_config, wrap
 from latentmas_ray.models.devices import check_divisible
-from latentmas_ray.models.kv_spec import config_dims, max_positions, text_config
+from latentmas_ray.models.kv_spec import config_dims, position_limit, text_config
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import auto_class, load_tokenizer, read_config, translated
 from latentmas_ray.models.presets import kv_shape, tiny_tokenizer
@@ -32,7 +32,7 @@ class Abilities:
     no_merge: str = ""  # why parallel branches cannot be merged; empty if they can
     spec: KVCacheSpec | None = None  # of the whole model
     max_positions: int | None = None
-    windows: tuple[tuple[int, int], ...] = ()  # (tokens, number of layers) of the layers that see a window
+    positions_bound: str = ""  # why it has only so many, if it is made for more
     num_experts: int = 0
     sees_images: bool = False  # a vision-language model, of which the text decoder is used
     has_template: bool = False
@@ -53,21 +53,22 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
     try:
         check_config(config, name)
         small = _random_small_model(config, name)
-        spec = kv_shape(name, dtype=dtype)
+        spec = _full_spec(config, small, name, dtype)
     except ModelError as error:
         return Abilities(**known, refusal=error.expected)
-    ranks, no_ranks = _ranks(config, name)
+    ranks, no_ranks = _ranks(config, spec, name)
+    limit = position_limit(config)
     return Abilities(
         **known,
         spec=spec,
-        max_positions=max_positions(config),
-        windows=_windows(config),
+        max_positions=None if limit is None else limit.num_positions,
+        positions_bound="" if limit is None else limit.reason,
         num_experts=_num_experts(config),
         sees_images=text_config(config) is not config,
         has_template=bool(tokenizer.chat_template),
         ranks=ranks,
         no_ranks=no_ranks,
-        no_merge=_no_merge(small),
+        no_merge=spec.why_no_merge,
     )
 
 
@@ -84,15 +85,12 @@ def _random_small_model(config: PretrainedConfig, name: str) -> LanguageModel:
     return wrap(model, tiny_tokenizer(), name)
 
 
-def _no_merge(lm: LanguageModel) -> str:
-    return ""
-
-
-def _windows(config: PretrainedConfig) -> tuple[tuple[int, int], ...]:
-    text = text_config(config)
-    kinds = Counter(getattr(text, "layer_types", None) or ())
-    window = getattr(text, "sliding_window", None)
-    return ((window, kinds["sliding_attention"]),) if window and kinds["sliding_attention"] else ()
+def _full_spec(config: PretrainedConfig, small: LanguageModel, name: str, dtype: str) -> KVCacheSpec:
+    """The spec of the whole model, whose layers are those of the small model at full size."""
+    spec = kv_shape(name, dtype=dtype)
+    with translated(name, "a model of its sizes must work"):
+        layers = full_layers(config, small.spec.layers, spec.dtype)
+    return spec if layers is None else replace(spec, layers=layers)
 
 
 def _num_experts(config: PretrainedConfig) -> int:
@@ -101,8 +99,10 @@ def _num_experts(config: PretrainedConfig) -> int:
     return next((count for name in names if type(count := getattr(text, name, None)) is int and count > 1), 0)
 
 
-def _ranks(config: PretrainedConfig, name: str) -> tuple[tuple[int, ...], str]:
+def _ranks(config: PretrainedConfig, spec: KVCacheSpec, name: str) -> tuple[tuple[int, ...], str]:
     """Numbers of ranks, and why there are no others than 1."""
+    if not spec.is_uniform:
+        return (1,), "its layers do not all cache the same"
     possible, why = [1], ""
     for count in range(2, config_dims(config).num_kv_heads + 1):
         try:

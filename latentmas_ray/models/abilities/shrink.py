@@ -6,7 +6,7 @@ names of a family do not say.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +25,22 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_la
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "emb_dim", "dim_model", "embed_dim")
 _QUERY_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads")
 
-# The largest value of a field whose whole name matches.
-_LIMITS: tuple[tuple[str, int], ...] = (
+# The largest value of a field whose whole name matches: of what a layer computes and does not cache,
+_COMPUTED: tuple[tuple[str, int], ...] = (
     (r"\w*vocab_size\w*", VOCABULARY),
-    (r"qk_rope_head_dim|indexer_rope_head_dim", _ROTARY_DIM),
-    (r"\w*head_dim|\w*head_size|d_head|dim_head|d_kv|kv_channels|\w*mamba_d_head", _HEAD_DIM),
-    (r"q_lora_rank", 24),
-    (r"\w*lora_rank|\w*lowrank|\w*_rank", 16),
     (r"\w*intermediate_size\w*|\w*ffn_dim|\w*ffn_hidden_size|n_inner|dff|dim_ff|mlp_dim|mlp_hidden_size|ffn_size", 48),
     (r"num_experts_per_tok|num_selected_experts|moe_top_?k|moe_k|top_k_experts|topk|experts_per_token", 2),
     (r"n_shared_experts|num_shared_experts|moe_num_shared_experts|first_k_dense_replace|num_dense_layers", 1),
     (r"num_experts|num_local_experts|n_routed_experts|moe_num_experts|zero_expert_num|num_routed_experts", 4),
     (r"n_group|topk_group", 2),
+    (r"encoder_layers|num_encoder_layers|num_nextn_predict_layers|num_mtp_layers", 1),
+)
+# and of what decides what it caches.
+_CACHED: tuple[tuple[str, int], ...] = (
+    (r"qk_rope_head_dim|indexer_rope_head_dim", _ROTARY_DIM),
+    (r"\w*head_dim|\w*head_size|d_head|dim_head|d_kv|kv_channels|\w*mamba_d_head", _HEAD_DIM),
+    (r"q_lora_rank", 24),
+    (r"\w*lora_rank|\w*lowrank|\w*_rank", 16),
     (r"linear_num_key_heads|mamba_n_groups|n_groups|mamba_ngroups", 2),
     (r"linear_num_value_heads|index_n_heads|linear_num_heads|indexer_n_heads", 4),
     (r"mamba_num_heads|mamba_n_heads|n_mamba_heads", 8),
@@ -47,7 +51,6 @@ _LIMITS: tuple[tuple[str, int], ...] = (
     (r"index_topk|indexer_budget|keep_window_size", 8),  # fewer than the tokens of what is tried
     (r"index_topk_blocks", 1),
     (r"\w*decoder_attention_heads|\w*encoder_attention_heads", _HEADS),
-    (r"encoder_layers|num_encoder_layers|num_nextn_predict_layers|num_mtp_layers", 1),
     (r"\w*position_embeddings|n_positions|n_ctx|max_seq_len|\w*target_positions|\w*source_positions", 2**17),
 )
 _NO_SIZE = re.compile(r"\w*(token|_id|_ids|index|position|length|seed|theta|tokens|per_image|size_base|stride)\w*")
@@ -66,23 +69,26 @@ class _Sizes:
     rotary: int  # of a latent attention's keys
 
 
-def shrink(config: PretrainedConfig, *, is_text: bool = True) -> PretrainedConfig:
-    """A small configuration of the same kind; `config` is not changed.
+def shrink(config: PretrainedConfig, *, keeps_cache: bool = False, is_text: bool = True) -> PretrainedConfig:
+    """A small configuration of the same kind; `config` is not changed. With `keeps_cache` its layers are fewer and
+    compute less, but each caches what it did.
 
     Raises what the configuration raises for sizes that do not fit together.
     """
     values = config.to_dict()
     sizes = _sizes_of(values)
-    small = {name: _shrunken(name, value, sizes) for name, value in values.items()}
+    change = _compute_less if keeps_cache and is_text else _shrunken
+    small = {name: change(name, value, sizes) for name, value in values.items()}
     small = {name: value for name, value in small.items() if name not in _OF_THE_BASE}
-    small.update(_fewer_layers(values, sizes))
+    small.update(_fewer_layers(values, sizes, change))
     for name in values:
         if isinstance(part := vars(config).get(name), PretrainedConfig):
-            own = shrink(part, is_text=is_text and name not in ("vision_config", "audio_config")).to_dict()
+            is_text_part = is_text and name not in ("vision_config", "audio_config")
+            own = shrink(part, keeps_cache=keeps_cache, is_text=is_text_part).to_dict()
             small[name] = {key: value for key, value in own.items() if key not in _OF_THE_BASE}
     if is_text and "vocab_size" in values:
         small.update(pad_token_id=0, eos_token_id=2)
-    quirk = QUIRKS.get(str(values.get("model_type")), {})
+    quirk = {} if keeps_cache else QUIRKS.get(str(values.get("model_type")), {})
     small.update({name: value for name, value in quirk.items() if value is not ...})
     for name in [name for name, value in quirk.items() if value is ...]:  # what the class computes by itself
         small.pop(name, None)
@@ -118,11 +124,18 @@ def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
         return min(sizes.rotary, _ROTARY_DIM) + min(value - sizes.rotary, _HEAD_DIM)
     if name == "rotary_dim" and sizes.head_dim:
         return max(2, value * min(sizes.head_dim, _HEAD_DIM) // sizes.head_dim)
-    for pattern, limit in _LIMITS:
+    for pattern, limit in _COMPUTED + _CACHED:
         if re.fullmatch(pattern, name):
             return min(value, limit)
     if value > _LARGE and not _NO_SIZE.fullmatch(name):
         return _HIDDEN if value >= _HIDDEN else value
+    return value
+
+
+def _compute_less(name: str, value: Any, sizes: _Sizes) -> Any:
+    """The value of one field where a layer is to cache what it did."""
+    if _TOKEN_ID.fullmatch(name) or any(re.fullmatch(pattern, name) for pattern, _ in _COMPUTED):
+        return _shrunken(name, value, sizes)
     return value
 
 
@@ -156,32 +169,53 @@ def _divided(section: Sequence[int], small: int, large: int) -> list[int]:
     return parts
 
 
-def _fewer_layers(values: Mapping[str, Any], sizes: _Sizes) -> dict[str, Any]:
-    """The fields that count or list layers, for the first layer of each kind, in order."""
-    by_layer = {
-        name: list(value)
-        for name, value in values.items()
-        if isinstance(value, list | tuple) and sizes.layers and len(value) == sizes.layers
-    }
-    own = {int(layer): fields for layer, fields in (values.get("per_layer_config") or {}).items()}
+def layer_kinds(config: PretrainedConfig) -> tuple[list[int], list[int]]:
+    """The layers that `shrink` keeps, and for each layer the place among them of one of its kind."""
+    return _chosen_layers(config.to_dict(), _sizes_of(config.to_dict()))
+
+
+def _chosen_layers(values: Mapping[str, Any], sizes: _Sizes) -> tuple[list[int], list[int]]:
+    by_layer = _lists_by_layer(values, sizes)
+    own = _own_fields(values)
     kinds = [repr([own.get(layer), *(value[layer] for value in by_layer.values())]) for layer in range(sizes.layers)]
     chosen = sorted({kinds.index(kind) for kind in kinds})[:_MOST_LAYERS]
     more = [layer for layer in range(sizes.layers) if layer not in chosen]
     chosen = sorted(chosen + more[: max(0, _LEAST_LAYERS - len(chosen))])
-    found: dict[str, Any] = {name: len(chosen) for name in _LAYERS if type(values.get(name)) is int}
-    if own:
-        found["per_layer_config"] = {
-            number: {name: _own_value(name, value, sizes) for name, value in own[layer].items()}
-            for number, layer in enumerate(chosen)
-            if layer in own
-        }
-    return found | {
-        name: [_shrunken(name, value[layer], sizes) for layer in chosen] for name, value in by_layer.items()
+    place = {kinds[layer]: number for number, layer in reversed(list(enumerate(chosen)))}
+    return chosen, [place.get(kind, 0) for kind in kinds]
+
+
+def _lists_by_layer(values: Mapping[str, Any], sizes: _Sizes) -> dict[str, list[Any]]:
+    return {
+        name: list(value)
+        for name, value in values.items()
+        if isinstance(value, list | tuple) and sizes.layers and len(value) == sizes.layers
     }
 
 
-def _own_value(name: str, value: Any, sizes: _Sizes) -> Any:
+def _own_fields(values: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """The fields of layers that have their own."""
+    return {int(layer): fields for layer, fields in (values.get("per_layer_config") or {}).items()}
+
+
+def _fewer_layers(
+    values: Mapping[str, Any], sizes: _Sizes, change: Callable[[str, Any, _Sizes], Any]
+) -> dict[str, Any]:
+    """The fields that count or list layers, for the first layer of each kind, in order."""
+    chosen, _ = _chosen_layers(values, sizes)
+    found: dict[str, Any] = {name: len(chosen) for name in _LAYERS if type(values.get(name)) is int}
+    if own := _own_fields(values):
+        found["per_layer_config"] = {
+            number: {name: _own_value(name, value, sizes, change) for name, value in own[layer].items()}
+            for number, layer in enumerate(chosen)
+            if layer in own
+        }
+    by_layer = _lists_by_layer(values, sizes)
+    return found | {name: [change(name, value[layer], sizes) for layer in chosen] for name, value in by_layer.items()}
+
+
+def _own_value(name: str, value: Any, sizes: _Sizes, change: Callable[[str, Any, _Sizes], Any]) -> Any:
     """One layer's own size; its heads may be larger than those of the others."""
-    if name == "head_dim" and type(value) is int and sizes.head_dim:
+    if change is _shrunken and name == "head_dim" and type(value) is int and sizes.head_dim:
         return max(2, value * min(sizes.head_dim, _HEAD_DIM) // sizes.head_dim)
-    return _shrunken(name, value, sizes)
+    return change(name, value, sizes)
