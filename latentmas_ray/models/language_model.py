@@ -33,6 +33,8 @@ class LanguageModel:
     ranks: Ranks = ALONE
     # Whether a layer's state is only continued by one token after another, as in transformers' Mamba.
     continues_singly: bool = False
+    # Whether the model scales its logits as its text configuration says; some vision-language models do not.
+    scales_logits: bool = True
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -160,11 +162,13 @@ class LanguageModel:
         return torch.zeros(1, 1, 1, 1, dtype=self.spec.torch_dtype, device=self.device)
 
     def logits(self, hidden_BE: Tensor) -> Tensor:
-        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap."""
+        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap if `scales_logits`."""
         head = self.model.get_output_embeddings()
         with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
         config = text_config(self.model.config)
+        if not self.scales_logits:
+            return logits
         if getattr(config, "logits_scaling", None):
             logits = logits / config.logits_scaling
         if getattr(config, "logit_scale", None):

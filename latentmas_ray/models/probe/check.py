@@ -28,7 +28,7 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
 @torch.inference_mode()
 def probe(lm: LanguageModel) -> LanguageModel:
     """Return the model with the window and the positions of each layer in its spec; one whose states continue only by
-    one token after another is set to do so. Sets the engine's attention.
+    one token after another, or that does not scale its logits, is set to do so. Sets the engine's attention.
 
     Raises ModelError if the engine would compute something else than the family's own attention, if its keys cannot be
     moved, if a prompt fed in two parts gives another result than in one, if a question would get something else for
@@ -54,7 +54,7 @@ def probe(lm: LanguageModel) -> LanguageModel:
     errors = torch.stack([errors_of(keys[layer], moved[layer], _SHIFT, ropes) for layer in keys])
     # All ranks must choose the same for their heads.
     errors = (lm.ranks.sum(errors.flatten()) / lm.ranks.shard.world_size).view(errors.shape)
-    projected_V = lm.logits(hidden_E[None])[0]
+    lm, projected_V = _project(lm, hidden_E, logits_V)
     with lm.ranks.all_or_none():  # each rank compares its own heads
         chosen = choose(errors, list(keys), ropes, _TOLERANCE[lm.spec.dtype], lm.name)
         _check_close(lm, moved_E, whole_E, "only the distance between positions may matter to it")
@@ -64,6 +64,13 @@ def probe(lm: LanguageModel) -> LanguageModel:
         _check_close(lm, logits_V, own_V, "its attention must have no part that this package does not know")
         _check_close(lm, whole_E, hidden_E, "its attention over a cache must be the one without")
     return _with_layers(lm, chosen, windows)
+
+
+def _project(lm: LanguageModel, hidden_E: Tensor, logits_V: Tensor) -> tuple[LanguageModel, Tensor]:
+    """The projection of a hidden state whose logits are known, by a model that scales them if that is nearer."""
+    plain = replace(lm, scales_logits=False)
+    choices = [(one, one.logits(hidden_E[None])[0]) for one in (lm, plain)]
+    return min(choices, key=lambda choice: _error(choice[1], logits_V))
 
 
 def _own_logits(lm: LanguageModel, ids_1T: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ _QWEN4 = {
 }
 
 MADE_WITH: Mapping[str, Mapping[str, Any]] = {
+    "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [2]},
     "chameleon": {"vocabulary_map": {"<image>": 8, "IMGIMGBSZ": 9}},
     "cohere_compass": {"text_config": _COMPASS},
     "cohere_compass_text": _COMPASS,
-    "dbrx": {"attn_config": {"kv_n_heads": 8, "rope_theta": 500_000.0}},
+    "dbrx": {"attn_config": {"kv_n_heads": 8, "rope_theta": 500_000.0, "clip_qkv": 8}},
     "deepseek_ocr2": {
         "text_config": {"num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 6}
     },
