@@ -22,7 +22,8 @@ from latentmas_ray.models.layers import cached_layers
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
 # Kinds of layers, as transformers names them, that take in everything before a token: as keys, or summed up in a state.
-_WHOLE_PREFIX = ("full_attention", "linear_attention", "mamba", "conv", "attention", "hybrid", "moe", "mlp")
+_WITH_KEYS = {"full_attention", "attention", "hybrid"}
+_WHOLE_PREFIX = _WITH_KEYS | {"linear_attention", "mamba", "conv", "moe", "mlp"}
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -62,9 +63,13 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     if not kinds and getattr(config, "sliding_window", None):
         other = [f"sliding_window={config.sliding_window}"]
     if other:
-        raise ModelError(
-            "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
-        )
+        expected = f"all layers must attend to everything before them; this one has {', '.join(other)}"
+        if (num_chosen := getattr(config, "index_topk", None)) is not None:
+            expected += f", where an indexer chooses {num_chosen} tokens (sparse attention)"
+        raise ModelError("model", name, expected)
+    if kinds and not set(kinds) & _WITH_KEYS:
+        expected = "at least one of its layers must attend to tokens; all of this one keep states instead"
+        raise ModelError("model", name, f"{expected} ({', '.join(sorted(set(kinds)))})")
     if not kinds or set(kinds) == {"full_attention"}:  # where states give the order, keys need not
         rope_spec(config, name)
 
@@ -86,7 +91,8 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     with torch.inference_mode(), ranks.collective():
-        layers = cached_layers(model.get_decoder(), model.get_input_embeddings().weight.device)
+        device, token = model.get_input_embeddings().weight.device, model.config.vocab_size // 2
+        layers = cached_layers(model.get_decoder(), device, token)
     return probed_spec(
         model.config,
         name,

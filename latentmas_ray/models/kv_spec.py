@@ -24,6 +24,9 @@ _FIELDS = (
     "head_dim",
     "kv_lora_rank",
     "qk_rope_head_dim",
+    "layer_types",
+    "layers_block_type",
+    "num_kv_shared_layers",
 )
 
 
@@ -40,12 +43,12 @@ def kv_cache_spec(
     dtype: str,
     weights_revision: str,
 ) -> KVCacheSpec:
-    """The spec of the whole model's KV cache as its configuration describes it. Raises ModelError for a model whose
-    keys cannot be moved."""
+    """The spec of the whole model's KV cache as its configuration describes it, without states and layers that cache
+    no keys. Raises ModelError for a model whose keys cannot be moved."""
     dims = config_dims(config)
     return KVCacheSpec(
         architecture=architecture,
-        layers=(_layer(dims, dtype, rope_spec(config, name)),) * dims.num_layers,
+        layers=(_layer(dims, dtype, rope_spec(config, name)),) * (dims.num_layers - dims.num_other_layers),
         hidden_size=dims.hidden_size,
         dtype=dtype,
         weights_revision=weights_revision,
@@ -71,7 +74,8 @@ def probed_spec(
     """The spec of a model, or of its shard, that caches this by layer. Raises ModelError for one that caches nothing,
     for one whose keys cannot be moved, and for one that attends to chosen tokens only."""
     if not any(layer.tensors for layer in layers):
-        raise ModelError("model", name, "its attention must use the cache of transformers, and it caches no keys")
+        expected = "at least one of its layers must cache keys, as attention does in transformers; none does"
+        raise ModelError("model", name, expected)
     if any(layer.has_indexer for layer in layers):
         expected = "all layers must attend to everything before them; here an indexer chooses the tokens"
         chosen = getattr(config, "index_topk", None)

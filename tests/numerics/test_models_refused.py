@@ -12,7 +12,7 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     CohereConfig,
-    DeepseekV3Config,
+    DeepseekV32Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GPT2Config,
@@ -24,7 +24,6 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
-    SmolLM3Config,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -39,7 +38,7 @@ LEARNED: dict[str, Any] = {"vocab_size": 259, "n_embd": 32, "n_layer": 2, "n_hea
 BERT: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LONG: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 DYNAMIC: dict[str, Any] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-MLA: dict[str, Any] = {
+SPARSE: dict[str, Any] = {
     **MHA,
     "kv_lora_rank": 8,
     "q_lora_rank": 8,
@@ -47,10 +46,12 @@ MLA: dict[str, Any] = {
     "v_head_dim": 16,
     "qk_nope_head_dim": 8,
     "first_k_dense_replace": 2,
+    "index_topk": 4,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
 }
 SOME_SLIDING: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
 VISION: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-NO_ROPE_IN_ONE: dict[str, Any] = {**GQA, "no_rope_layers": [1, 0]}
 
 REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "encoder-decoder": (
@@ -66,12 +67,11 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "sliding window": (lambda: causal(MistralConfig(**GQA, sliding_window=16)), "sliding_window=16"),
     "some sliding layers": (lambda: causal(Qwen2Config(**MHA, **SOME_SLIDING)), "sliding_attention"),
     "Gemma 3 as it is": (lambda: causal(gemma3(layer_types=None)), "sliding_attention"),
-    "a layer without RoPE": (lambda: causal(SmolLM3Config(**NO_ROPE_IN_ONE)), "movable by RoPE"),
     "state space": (
         lambda: causal(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2)),
-        "linear_attention",
+        "at least one of its layers must attend to tokens.*linear_attention",
     ),
-    "compressed keys": (lambda: causal(DeepseekV3Config(**MLA)), "usual decoder-only"),
+    "an indexer": (lambda: causal(DeepseekV32Config(**SPARSE)), "indexed_attention, where an indexer chooses 4 tokens"),
     "images too": (
         lambda: Gemma3ForConditionalGeneration(
             Gemma3Config(text_config=gemma3().to_dict(), vision_config=VISION),
