@@ -82,6 +82,9 @@ class TurnRunner:
         With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
         raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.
         """
+        if self.spec.has_states and (part := work.needs_parts):
+            expected = "its layers keep states, which sum up all tokens before them: they cannot be used with"
+            raise ModelError("model", self.engine.lm.name, f"{expected} {part}")
         ranks = self.engine.lm.ranks
         self._current = work, time.monotonic(), StepCounter()
         try:
@@ -98,9 +101,6 @@ class TurnRunner:
         self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
     ) -> tuple[SegmentChunk | None, TurnResult]:
         lm = self.engine.lm
-        if lm.spec.has_states and (part := work.needs_parts):
-            expected = "its layers keep states, which sum up all tokens before them: they cannot be used with"
-            raise ModelError("model", lm.name, f"{expected} {part}")
         timer = PhaseTimer(lm.device)
         with timer.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]

@@ -19,19 +19,8 @@ from latentmas_ray.placement.model_dims import AttentionDims, attention_dims
 
 # Kinds of layers, as transformers names them, that take in what is before a token: as keys, all or a window of them, or
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
-_LAYER_TYPES = (
-    "full_attention",
-    "sliding_attention",
-    "chunked_attention",
-    "linear_attention",
-    "mamba",
-    "conv",
-    "attention",
-    "hybrid",
-    "hybrid_sliding",
-    "moe",
-    "mlp",
-)
+_WITH_KEYS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
+_LAYER_TYPES = _WITH_KEYS | {"linear_attention", "mamba", "conv", "moe", "mlp"}
 _FIELDS = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -40,6 +29,9 @@ _FIELDS = (
     "head_dim",
     "kv_lora_rank",
     "qk_rope_head_dim",
+    "layer_types",
+    "layers_block_type",
+    "num_kv_shared_layers",
 )
 
 
@@ -57,12 +49,12 @@ def config_dims(config: PretrainedConfig) -> AttentionDims:
 def kv_cache_spec(
     config: PretrainedConfig, name: str, *, architecture: str, dtype: str, weights_revision: str, rope: RopeSpec | None
 ) -> KVCacheSpec:
-    """The spec of the whole model's KV cache, all layers with this RoPE and without windows: what a configuration says
-    of them is not always what a model computes, which `models.probe` finds out."""
+    """The spec of the whole model's KV cache, all layers with this RoPE, without windows, states and layers that cache
+    no keys: what a configuration says of them is not always what a model computes, which `models.probe` finds out."""
     dims = config_dims(config)
     return KVCacheSpec(
         architecture=architecture,
-        layers=(_layer(dims, dtype, rope),) * dims.num_layers,
+        layers=(_layer(dims, dtype, rope),) * (dims.num_layers - dims.num_other_layers),
         hidden_size=dims.hidden_size,
         dtype=dtype,
         weights_revision=weights_revision,
@@ -88,7 +80,8 @@ def probed_spec(
     """The spec of a model, or of its shard, that caches this by layer; the probe adds how its keys move, and its
     windows. Raises ModelError for one that caches nothing, and for one that attends to chosen tokens only."""
     if not any(layer.tensors for layer in layers):
-        raise ModelError("model", name, "its attention must use the cache of transformers, and it caches no keys")
+        expected = "at least one of its layers must cache keys, as attention does in transformers; none does"
+        raise ModelError("model", name, expected)
     if any(layer.has_indexer for layer in layers):
         expected = "all layers must attend to everything before them; here an indexer chooses the tokens"
         chosen = getattr(text_config(config), "index_topk", None)
@@ -128,11 +121,16 @@ def keeps_states(config: PretrainedConfig) -> bool:
 def check_attention(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a configuration of layers of unknown kinds, or of a model without rotary positions."""
     config = text_config(config)
-    if other := sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES)):
-        expected = (
-            "its layers must attend with keys to what is before a token, all of it or a sliding window, or keep a"
-        )
-        raise ModelError("model", name, f"{expected} state; this one has {', '.join(other)}")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if other := sorted(kinds - _LAYER_TYPES):
+        expected = "its layers must take in what is before a token: all of it, a sliding window of it, or as a state;"
+        expected += f" this one has {', '.join(other)}"
+        if (num_chosen := getattr(config, "index_topk", None)) is not None:
+            expected += f", where an indexer chooses {num_chosen} tokens (sparse attention)"
+        raise ModelError("model", name, expected)
+    if kinds and not kinds & _WITH_KEYS:
+        expected = "at least one of its layers must attend to tokens; all of this one keep states instead"
+        raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))})")
     if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
         raise ModelError("model", name, "it must use rotary positions (RoPE); its configuration has none")
 

@@ -1,18 +1,21 @@
 """Models that cache latents or states: what they compute, hand over, merge and refuse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.eviction import Eviction
 from latentmas_ray.engine.recompute import recompute
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import InMemorySegments
-from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import IncompatibleMemoryError
+from latentmas_ray.engine.turn import KeepRule, Prompt, Sampling, TurnRequest
+from latentmas_ray.errors import IncompatibleMemoryError, ModelError
 from latentmas_ray.memory import (
     Memory,
     MemorySegment,
@@ -22,19 +25,31 @@ from latentmas_ray.memory import (
     join,
     merge_layout,
 )
-from latentmas_ray.memory.codec import coded_layout_bytes, encode
+from latentmas_ray.memory.codec import coded_layout_bytes
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
+from latentmas_ray.models.kv_spec import keeps_states
+from latentmas_ray.placement import dims_of_config
+from latentmas_ray.writing.continuous import ContinuousEngine
 from tests.cases.memory import take
 from tests.cases.wire import from_bytes, to_bytes
-from tests.numerics.cache_kinds import LATENT, STATES, PlainWithOwnCache, cached, make_cache_lm
+from tests.cases.writing import Written
+from tests.numerics.cache_kinds import LATENT, STATES, PlainWithOwnCache, cached, config_of, make_cache_lm
 from tests.numerics.turns import assert_close, begin, logits_of, memory, place_chain, prompts_of, think
+from tests.numerics.written_cases import STOPS, Case, check, finish, make_cases
 
 PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}
 NUM_STEPS = 3
 MakeEngine = Callable[[str], Engine]
-every_kind = pytest.mark.parametrize("family", [*LATENT, *STATES])
-every_latent = pytest.mark.parametrize("family", LATENT)
-every_state = pytest.mark.parametrize("family", STATES)
+# One of each kind of layer; the others, whose layers are alike but for details, are slow together.
+QUICK = ("deepseek_v3", "longcat_flash", "qwen3_next", "falcon_h1", "jamba")
+
+
+def families(names: Iterable[str]) -> Any:
+    marked = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("family", marked)
+
+
+every_kind, every_latent, every_state = families([*LATENT, *STATES]), families(LATENT), families(STATES)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +63,19 @@ def chain(engine: Engine) -> dict[str, Segment]:
     segments = {"a": think(engine, PROMPTS["a"], NUM_STEPS)}
     segments["b"] = think(engine, PROMPTS["b"], NUM_STEPS, place_chain(segments))
     return segments
+
+
+def order(**changes: Any) -> TurnRequest:
+    """A latent turn over three questions."""
+    return TurnRequest(
+        agent="planner",
+        batch=0,
+        question_ids=("q0", "q1", "q2"),
+        prompts=(Prompt(messages=({"role": "user", "content": "Why?"},)),) * 3,
+        thinks="latent",
+        sampling=Sampling(),
+        **{"latent_steps": NUM_STEPS, **changes},
+    )
 
 
 def tensors_of(segment: Segment, question: int) -> list[torch.Tensor]:
@@ -150,6 +178,14 @@ def test_the_bytes_of_a_token_are_those_that_are_sent(engine_of: MakeEngine, fam
 
 
 @every_kind
+def test_a_plan_knows_the_bytes_of_a_token(engine_of: MakeEngine, family: str) -> None:
+    """From the configuration alone."""
+    spec, config = engine_of(family).lm.spec, config_of(family)
+    assert dims_of_config(config.to_dict(), family).in_dtype("float32").bytes_per_token == spec.bytes_per_token
+    assert keeps_states(config) == spec.has_states
+
+
+@every_kind
 def test_two_chunks_are_one_segment(engine_of: MakeEngine, family: str) -> None:
     """States are in the last one."""
     engine = engine_of(family)
@@ -186,7 +222,7 @@ def test_a_codec_loses_little_and_says_how_much(engine_of: MakeEngine, family: s
 def test_a_text_does_not_depend_on_the_others(engine_of: MakeEngine, family: str) -> None:
     """Rows leave the batch at different steps, and the last one takes their place."""
     engine = engine_of(family)
-    engine.lm.chat.stop_ids = engine.lm.chat.stop_ids | frozenset(range(3, 40))
+    engine.lm.chat.stop_ids = engine.lm.chat.stop_ids | STOPS
     sampling = Sampling(max_new_tokens=12, temperature=1.0)
     prompts = prompts_of([7, 3, 12, 5, 9], 8)
     session = begin(engine, prompts)
@@ -243,7 +279,62 @@ def test_branches_with_states_are_not_merged(engine_of: MakeEngine, family: str)
     merge_layout([memory("a"), memory("a", "b")], segments, 1)  # b continues a
 
 
-def test_a_part_of_a_header_s_codec_is_refused(engine_of: MakeEngine) -> None:
-    segment = think(engine_of("deepseek_v3"), PROMPTS["a"], NUM_STEPS)
-    body, error = encode(segment.kv, "none")
-    assert (body.numel(), error) == (segment.meta.num_bytes, 0.0)
+@every_latent
+def test_an_eviction_keeps_the_latents_of_the_positions_that_it_chooses(engine_of: MakeEngine, family: str) -> None:
+    engine = engine_of(family)
+    whole = [one.clone() for one in think(engine, PROMPTS["a"], NUM_STEPS).kv.tensors_of(2)]
+    work = order(keep=KeepRule(share=0.5))
+    session = engine.open(["q0", "q1", "q2"], num_slots=64)
+    Eviction(session, work, PROMPTS["a"]).prefill()
+    session.think(NUM_STEPS)
+    segment = session.emit()
+    assert segment.meta.kv_lengths == (5 + 3, 1 + 3, 11 + 3)
+    assert segment.meta.kept is not None
+    tokens = segment.meta.kept_tokens([0] * 3, segment.lengths)
+    assert tokens is not None
+    for place, got, all_HTD in zip(segment.layout().tensors, segment.kv.tensors_of(2), whole, strict=True):
+        assert torch.equal(got, all_HTD[:, tokens[place.layer][2]])
+
+
+@every_state
+def test_a_turn_that_takes_its_memory_apart_is_refused(engine_of: MakeEngine, family: str) -> None:
+    runner = TurnRunner(engine_of(family))
+    refused = {
+        "a part of a turn": order(hands_over="prompt"),
+        "a guard": order(guard="drop"),
+        "computed together": order(stop_at=0.9, fills_steps=True),
+        "a trace": order(traced=frozenset({"q0"})),
+    }
+    for part, work in refused.items():
+        with pytest.raises(ModelError, match=f"keep states.*{part}") as caught:
+            runner.run(work, {})
+        assert "\n" not in str(caught.value)
+
+
+@every_kind
+def test_texts_that_are_written_continuously_are_those_of_a_static_batch(
+    engine_of: MakeEngine, family: str, tmp_path: Path
+) -> None:
+    """Behind memory and without; more questions than run at a time, and one that has to leave for others."""
+    lm = engine_of(family).lm
+    lm.chat.stop_ids = lm.chat.stop_ids | STOPS
+    kinds = ("none", "all") if family in STATES else ("none", "all", "latents", "branches")
+    cases = make_cases(lm, tmp_path, [(kind, number) for kind in kinds for number in range(2)])
+    engine = ContinuousEngine(lm, max_running=3)
+    waiting = list(cases.values())
+    started, written = list[Case](), dict[str, Written]()
+    for case in waiting[:3]:
+        engine.start(case.request)
+        started.append(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_write_tokens", _out_of_memory)
+        engine.step()  # the youngest leaves the cache, and comes back with all that it had there
+    written.update(finish(engine, started))
+    for case in waiting[3:]:
+        engine.start(case.request)
+        written.update(finish(engine, [case]))
+    check(written, cases)
+
+
+def _out_of_memory() -> None:
+    raise torch.OutOfMemoryError("out of memory")

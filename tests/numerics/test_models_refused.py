@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
+    DeepseekV32Config,
     GPT2Config,
     GPTJConfig,
     HunYuanDenseV1Config,
@@ -35,6 +36,18 @@ from tests.numerics.families import BASE, GQA
 causal = AutoModelForCausalLM.from_config
 LEARNED: dict[str, Any] = {"vocab_size": 259, "n_embd": 32, "n_layer": 2, "n_head": 4}
 BERT: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SPARSE: dict[str, Any] = {
+    **MHA,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "qk_nope_head_dim": 8,
+    "first_k_dense_replace": 2,
+    "index_topk": 4,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+}
 
 
 def scaled_after_rotation() -> PreTrainedModel:
@@ -118,10 +131,11 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "layers without an interface": (lambda: without_interface(), "transformers' attention interface"),
     "a mask of its own": (lambda: with_own_mask(), "layer 0 makes its own"),
     "chunks": (lambda: in_chunks(), "layer 0 sees chunks of 16 positions"),
-    "states alone": (
+    "state space": (
         lambda: causal(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2)),
-        "caches no keys",
+        "at least one of its layers must attend to tokens.*linear_attention",
     ),
+    "an indexer": (lambda: causal(DeepseekV32Config(**SPARSE)), "indexed_attention, where an indexer chooses 4 tokens"),
     "no vocabulary projection": (lambda: AutoModel.from_config(Qwen3Config(**GQA, head_dim=16)), "projection"),
     "flex attention": (lambda: causal(LlamaConfig(**GQA), attn_implementation="flex_attention"), "sdpa"),
     "rounded frequencies": (lambda: causal(LlamaConfig(**GQA)).to(torch.bfloat16), "frequencies must be float32"),

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from latentmas_ray.models.layers.states import STATE_KINDS, state_name
 
 _POSITIONS = (0, 37)
-_TOKEN = 1
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,17 @@ class CachedLayer:
     has_indexer: bool  # whether it also caches keys by which it chooses the tokens that it attends to
 
 
-def cached_layers(decoder: nn.Module, device: torch.device) -> list[CachedLayer]:
-    """Return what each layer of a decoder caches. Runs two forwards over one token."""
-    first, moved = (_run(decoder, device, position) for position in _POSITIONS)
+def cached_layers(decoder: nn.Module, device: torch.device, token: int) -> list[CachedLayer]:
+    """Return what each layer of a decoder caches. Runs two forwards over one token, which should be an ordinary one:
+    those that were never trained may overflow."""
+    first, moved = (_run(decoder, device, token, position) for position in _POSITIONS)
     return [_compare(layer, other) for layer, other in zip(first, moved, strict=True)]
 
 
-def _run(decoder: nn.Module, device: torch.device, position: int) -> Sequence[Any]:
+def _run(decoder: nn.Module, device: torch.device, token: int, position: int) -> Sequence[Any]:
     """The layers of the cache after one token."""
     output = decoder(
-        input_ids=torch.tensor([[_TOKEN]], device=device),
+        input_ids=torch.tensor([[token]], device=device),
         position_ids=torch.tensor([[position]], device=device),
         use_cache=True,
     )
