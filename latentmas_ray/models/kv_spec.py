@@ -17,6 +17,10 @@ from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.models.layers.shapes import CachedLayer
 from latentmas_ray.placement.model_dims import AttentionDims, attention_dims
 
+_NO_ROPE = (
+    "it must use rotary positions (RoPE), and its configuration has no rope_parameters: what other positions, learned "
+    "ones or ALiBi, are added to cannot be moved; use a model with RoPE, as most are since Llama"
+)
 # Kinds of layers, as transformers names them, that take in what is before a token: as keys, all or a window of them, or
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
 _WITH_KEYS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
@@ -43,7 +47,9 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
 def config_dims(config: PretrainedConfig) -> AttentionDims:
     """The attention sizes of the text decoder. Raises KeyError, TypeError or ValueError if one is missing or wrong."""
     config = text_config(config)
-    return attention_dims({field: getattr(config, field) for field in _FIELDS if hasattr(config, field)})
+    own = vars(config)  # where layers have sizes of their own, transformers raises for the attribute of all
+    known = (field for field in _FIELDS if field in own or hasattr(config, field))
+    return attention_dims({field: own[field] if field in own else getattr(config, field) for field in known})
 
 
 def kv_cache_spec(
@@ -128,11 +134,14 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
         if (num_chosen := getattr(config, "index_topk", None)) is not None:
             expected += f", where an indexer chooses {num_chosen} tokens (sparse attention)"
         raise ModelError("model", name, expected)
+    if size := getattr(config, "hidden_size_per_layer_input", None):
+        expected = f"its layers must take in embeddings alone; each layer of this one also gets {size} numbers by the"
+        raise ModelError("model", name, f"{expected} token's id (per-layer embeddings), and a thought has no id")
     if kinds and not kinds & _WITH_KEYS:
         expected = "at least one of its layers must attend to tokens; all of this one keep states instead"
         raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))})")
     if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
-        raise ModelError("model", name, "it must use rotary positions (RoPE); its configuration has none")
+        raise ModelError("model", name, _NO_ROPE)
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:
@@ -141,7 +150,7 @@ def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:
     config = text_config(config)
     by_layer = rope_parameters(config)
     if not by_layer:
-        raise ModelError("model", name, "it must use rotary positions (RoPE); its configuration has none")
+        raise ModelError("model", name, _NO_ROPE)
     layer_type = "full_attention" if "full_attention" in by_layer else next(iter(by_layer))
     own = by_layer[layer_type]
     kind = own.get("rope_type", "default")

@@ -191,7 +191,11 @@ def dims_of_folder(folder: Path) -> ModelDims:
 
 
 def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
-    """Read the dimensions from the content of a transformers config.json. Raises ModelError if one is missing."""
+    """Read the dimensions from the content of a transformers config.json; of a vision-language model those of its text
+    decoder. Raises ModelError if one is missing."""
+    if isinstance(config, Mapping) and isinstance(text := config.get("text_config"), Mapping):
+        whole = {key: value for key, value in config.items() if key in ("dtype", "torch_dtype", "tie_word_embeddings")}
+        config = {**text, **whole}
     try:
         attention = attention_dims(config)
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")

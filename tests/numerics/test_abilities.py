@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, Qwen2MoeConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, Qwen2MoeConfig
 
 from latentmas_ray.cli.main import main
+from latentmas_ray.engine.engine import Engine
 from latentmas_ray.models import load_model
 from latentmas_ray.models.abilities import find_abilities
 from latentmas_ray.models.abilities.shrink import shrink
 from latentmas_ray.models.presets import tiny_tokenizer
 from tests.numerics.families import GQA
 from tests.numerics.sweep.listing import all_families
+from tests.numerics.sweep.random_models import random_model, save, small_config
+from tests.numerics.turns import prompts_of, think
 
 LARGE = LlamaConfig(
     hidden_size=8192,
@@ -53,21 +56,26 @@ def test_70_billion_parameters_without_their_weights(tmp_path: Path, capfd: pyte
     assert asked(capfd, "--model", str(tmp_path), "--dtype", "float32")["kv_bytes_per_token"] == 2 * 80 * 8 * 128 * 4
 
 
-def test_the_stated_bytes_are_those_of_the_loaded_model(tmp_path: Path) -> None:
-    config = Qwen3Config(**GQA, head_dim=32, dtype="float32")
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+# Keys and values, windows, latent attention, states next to attention, and states in most layers.
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "deepseek_v3", "falcon_h1", "qwen3_next"])
+def test_the_stated_bytes_are_those_of_the_loaded_model(family: str, tmp_path: Path) -> None:
+    config = small_config(all_families()[family])
+    save(random_model(config), config, tmp_path)
     found, loaded = find_abilities(str(tmp_path)), load_model(str(tmp_path), device="cpu")
     assert found.spec is not None
-    assert found.spec.layers == loaded.spec.layers
+    assert [layer.shape for layer in found.spec.layers] == [layer.shape for layer in loaded.spec.layers]
+    assert found.spec.windows == loaded.spec.windows
     assert found.spec.bytes_per_token == loaded.spec.bytes_per_token
+    assert found.spec.state_bytes == loaded.spec.state_bytes
     assert found.max_positions == loaded.max_positions
+    segment = think(Engine(loaded, thoughts="identity", cache_dir=tmp_path), prompts_of([5, 9]), 2)
+    assert segment.meta.num_bytes == 18 * found.spec.bytes_per_token + 2 * found.spec.state_bytes
 
 
 def test_the_embedded_model_as_a_table(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--model", "tiny"]) == 0
     out = capfd.readouterr().out
-    for words in ("Qwen3ForCausalLM, 4 layers", "chains", "merges", "4.1 kB", "32,768", "1, 2", "vLLM"):
+    for words in ("Qwen3ForCausalLM, 4 layers", "chains", "merges", "2.05 KB", "32,768", "1, 2", "vLLM"):
         assert words in out
 
 

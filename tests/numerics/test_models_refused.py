@@ -16,6 +16,8 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     DeepseekV32Config,
+    FalconConfig,
+    Gemma3nTextConfig,
     GPT2Config,
     GPTJConfig,
     HunYuanDenseV1Config,
@@ -31,10 +33,22 @@ from transformers.masking_utils import create_chunked_causal_mask
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import wrap
 from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
-from tests.numerics.families import BASE, GQA
+from tests.numerics.families import BASE, GQA, MHA
 
 causal = AutoModelForCausalLM.from_config
 LEARNED: dict[str, Any] = {"vocab_size": 259, "n_embd": 32, "n_layer": 2, "n_head": 4}
+FALCON: dict[str, Any] = {"vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+BY_LAYER: dict[str, Any] = {
+    **GQA,
+    "num_hidden_layers": 4,
+    "intermediate_size": [48] * 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "activation_sparsity_pattern": [0.0] * 4,
+    "vocab_size_per_layer_input": 259,
+    "hidden_size_per_layer_input": 8,
+    "head_dim": 16,
+}
 BERT: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SPARSE: dict[str, Any] = {
     **MHA,
@@ -128,7 +142,9 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
         "layer 0 are moved by no rotation",
     ),
     "an unknown attention": (lambda: with_doubled_scores(), "no part that this package does not know"),
-    "layers without an interface": (lambda: without_interface(), "transformers' attention interface"),
+    "layers without a cache": (lambda: without_interface(), "must cache keys, as attention does"),
+    "attention without the interface": (lambda: causal(FalconConfig(**FALCON)), "transformers' attention interface"),
+    "embeddings by layer": (lambda: causal(Gemma3nTextConfig(**BY_LAYER)), "per-layer embeddings"),
     "a mask of its own": (lambda: with_own_mask(), "layer 0 makes its own"),
     "chunks": (lambda: in_chunks(), "layer 0 sees chunks of 16 positions"),
     "state space": (

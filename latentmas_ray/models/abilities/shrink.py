@@ -29,7 +29,7 @@ _QUERY_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decode
 _COMPUTED: tuple[tuple[str, int], ...] = (
     (r"\w*vocab_size\w*", VOCABULARY),
     (r"\w*intermediate_size\w*|\w*ffn_dim|\w*ffn_hidden_size|n_inner|dff|dim_ff|mlp_dim|mlp_hidden_size|ffn_size", 48),
-    (r"num_experts_per_tok|num_selected_experts|moe_top_?k|moe_k|top_k_experts|topk|experts_per_token", 2),
+    (r"num_experts_per_tok(en)?|num_selected_experts|moe_top_?k|moe_k|top_k_experts|topk|experts_per_token", 2),
     (r"n_shared_experts|num_shared_experts|moe_num_shared_experts|first_k_dense_replace|num_dense_layers", 1),
     (r"num_experts|num_local_experts|n_routed_experts|moe_num_experts|zero_expert_num|num_routed_experts", 4),
     (r"n_group|topk_group", 2),
@@ -46,6 +46,7 @@ _CACHED: tuple[tuple[str, int], ...] = (
     (r"mamba_num_heads|mamba_n_heads|n_mamba_heads", 8),
     (r"mamba_d_state|state_size|ssm_state_size", 16),
     (r"mamba_d_ssm", 2 * _HIDDEN),
+    (r"attention_chunk_size", 256),  # no question can be longer
     (r"\w*chunk_size|block_size|index_block_size", 16),
     (r"\w*sliding_window|\w*window_size|local_attention|sliding_window_size", WINDOW),
     (r"index_topk|indexer_budget|keep_window_size", 8),  # fewer than the tokens of what is tried

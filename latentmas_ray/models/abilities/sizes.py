@@ -15,6 +15,8 @@ from latentmas_ray.models.kv_spec import text_config
 from latentmas_ray.models.layers import CachedLayer, cached_layers
 from latentmas_ray.models.load import auto_class
 
+_TOKEN = 1  # whatever it is, it takes as much
+
 
 def full_layers(config: PretrainedConfig, small: Sequence[LayerSpec], dtype: str) -> tuple[LayerSpec, ...] | None:
     """The spec of every layer of a model in `dtype`. `small` are those of its small model (`shrink`), which say what
@@ -30,7 +32,7 @@ def full_layers(config: PretrainedConfig, small: Sequence[LayerSpec], dtype: str
         model = auto_class(few).from_config(few, trust_remote_code=False, dtype=DTYPES[dtype])
     model.to_empty(device="cpu").eval()
     with torch.inference_mode():
-        found = cached_layers(model.get_decoder(), torch.device("cpu"))
+        found = cached_layers(model.get_decoder(), torch.device("cpu"), _TOKEN)
     window = getattr(text, "sliding_window", None)
     layers = [_sized(spec, layer, window) for spec, layer in zip(small, found, strict=True)]
     return tuple(layers[kind] for kind in kinds)

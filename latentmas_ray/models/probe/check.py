@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import LayerSpec, RopeSpec
@@ -42,6 +43,7 @@ def probe(lm: LanguageModel) -> LanguageModel:
     lm.model.set_attn_implementation(NAME)
     recorder, logits_V, hidden_E = _record(lm, ids)
     windows = find_windows(recorder, [bool(layer.slot_tensors) for layer in lm.spec.layers], lm.max_positions, lm.name)
+    _check_own_cache(lm, windows)
     lm = _with_layers(lm, {}, windows)
     whole_E, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks_E, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
@@ -88,6 +90,17 @@ def _record(lm: LanguageModel, ids_1T: Tensor) -> tuple[Recorder, Tensor, Tensor
     with lm.ranks.collective():
         hidden_E = lm.decoder(input_ids=ids_1T.to(lm.device), use_cache=False).last_hidden_state[0, -1]
     return recorder, output.logits[0, -1].float(), hidden_E
+
+
+def _check_own_cache(lm: LanguageModel, windows: Sequence[int | None]) -> None:
+    """Raises ModelError for a model whose own cache drops keys that its masks show: it computes something else when it
+    writes than when it reads."""
+    own = DynamicCache(config=text_config(lm.model.config)).layers
+    for number, (layer, window) in enumerate(zip(own, windows, strict=False)):
+        kept = getattr(layer, "sliding_window", None)
+        if window is None and kept is not None and (lm.max_positions is None or kept < lm.max_positions):
+            expected = f"what its layers see must not depend on how it is read; the cache of layer {number} keeps"
+            raise ModelError("model", lm.name, f"{expected} {kept} tokens, and its mask shows all")
 
 
 def _with_layers(

@@ -29,11 +29,13 @@ MADE_WITH: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1},
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [22, 22, 20]}}},
+    "gemma4": {"text_config": {"hidden_size_per_layer_input": 0}},  # as the larger ones are published
     "granite4_vision": {
         "text_config": {"model_type": "granite"},
         "deepstack_layer_map": [[-1, 0]],
         "downsample_rate": "4/8",
     },
+    "granitemoehybrid": {"num_hidden_layers": 4, "layer_types": ["mamba", "mamba", "attention", "mamba"]},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
     "hunyuan_vl": {"text_config": {"head_dim": 128, "rope_parameters": {**_ROPE, "mrope_section": [16, 24, 24]}}},

@@ -15,15 +15,21 @@ Rule = Callable[[Tensor], Tensor]
 
 
 class PlainSequence:
-    """One question's sequence. `hidden_E` and `logits_V` are those of the last input."""
+    """One question's sequence. `hidden_E` and `logits_V` are those of the last input.
 
-    def __init__(self, model: PreTrainedModel, rule: Rule) -> None:
-        self._model, self._rule, self._cache = model, rule, None
+    With `singly` a sequence is continued by one token after another, where transformers would forget a state otherwise.
+    """
+
+    def __init__(self, model: PreTrainedModel, rule: Rule, *, singly: bool = False) -> None:
+        self._model, self._rule, self._cache, self._singly = model, rule, None, singly
         self.hidden_E, self.logits_V = torch.empty(0), torch.empty(0)
 
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[int]) -> "PlainSequence":
-        return self._take(input_ids=torch.tensor([list(token_ids)]))
+        parts = [[token] for token in token_ids] if self._singly and self._cache is not None else [list(token_ids)]
+        for part in parts:
+            self._take(input_ids=torch.tensor([part]))
+        return self
 
     @torch.inference_mode()
     def feed_thought(self, embedding_E: Tensor) -> "PlainSequence":

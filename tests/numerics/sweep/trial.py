@@ -96,7 +96,7 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
         return Outcome(**known, kind="refused", reason=reason)
     plain = auto_class(config).from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(lm, thoughts="realign", cache_dir=folder)
-    trial = Trial(engine, lambda: PlainSequence(plain, engine.rule))
+    trial = Trial(engine, lambda: PlainSequence(plain, engine.rule, singly=lm.continues_singly))
     errors = {"thoughts": trial.thoughts(), "batch": trial.batch(), "hand-over": trial.hand_over()}
     errors["codec"] = trial.codec()
     try:
