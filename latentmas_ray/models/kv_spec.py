@@ -201,7 +201,7 @@ def position_limit(config: PretrainedConfig) -> PositionLimit | None:
     can be moved; None without a limit.
 
     A model is made for `max_position_embeddings`, except where that is the length before RoPE was stretched, as vLLM
-    reads it: yarn makes `factor` × `original_max_position_embeddings`, linear makes `factor` ×
+    reads it: yarn makes `factor` × `original_max_position_embeddings`, linear and dynamic make `factor` ×
     `max_position_embeddings`. llama3 and longrope have the new length in `max_position_embeddings`. Some compute
     otherwise beyond a length; only the positions up to it are used.
     """
@@ -221,7 +221,7 @@ def _made_for(config: PretrainedConfig) -> Iterator[PositionLimit]:
         factor = 1
     if kind == "yarn":
         limit = factor * (own.get("original_max_position_embeddings") or limit)
-    elif kind == "linear":
+    elif kind in ("linear", "dynamic"):
         limit = factor * limit
     yield PositionLimit(num_positions=int(limit))
 

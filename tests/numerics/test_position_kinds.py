@@ -145,12 +145,12 @@ def test_only_the_positions_of_one_regime_are_used(family: str, tmp_path: Path) 
 def test_llama_4_uses_the_positions_of_one_chunk_whatever_is_beside_a_question(tmp_path: Path) -> None:
     """It takes a query's position from the length of its cache, which has all rows of a batch one after another."""
     config = ALL["llama4"]()
-    config.attention_chunk_size, config.floor_scale = 48, 40
+    config.attention_chunk_size, config.floor_scale = 64, 60
     lm = wrap(build(config), tiny_tokenizer(), "llama4")
-    assert lm.max_positions == 39
+    assert lm.max_positions == 59
     assert lm.spec.windows == (None, None)
     engine = Engine(lm, cache_dir=tmp_path)
-    prompts = prompts_of([30, 35, 20, 33])
+    prompts = prompts_of([50, 35, 20, 53])
     together = logits_of(begin(engine, prompts, room=4)).clone()
     plain = replace(lm, model=build(config))
     for row, prompt in enumerate(prompts):

@@ -7,10 +7,8 @@ import torch
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.inputs import PromptChoice
-from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import MergedLayout, Segment, join, merge_layout
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models import cache as cache_module
 from latentmas_ray.writing.continuous import ContinuousEngine
 from tests.cases.writing import write_all
 from tests.numerics.position_families import WINDOW, make
@@ -36,25 +34,20 @@ def test_whoever_comes_and_goes(lm: LanguageModel, cases: dict[str, Case]) -> No
         check(write_all(engine, [case.request for case in cases.values()], waits=[1, 0, 2] * 6), cases)
 
 
-def test_a_question_that_waits_for_room_knows_where_its_tokens_are(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_question_that_waits_for_room_knows_where_its_tokens_are(lm: LanguageModel, cases: dict[str, Case]) -> None:
     engine = ContinuousEngine(lm, max_running=8)
     started = [cases["none2"], cases["branches2"], cases["latents2"]]
     for case in started:
         engine.start(case.request)
-    original, fails = cache_module.BatchCache.resize, [True, True]
 
-    def resize(self: cache_module.BatchCache, num_rows: int, num_slots: int) -> None:
-        if fails:
-            fails.pop()
-            raise CacheError("there is no memory")
-        original(self, num_rows, num_slots)
+    def too_much(*_: object) -> None:
+        hook.remove()
+        raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(cache_module.BatchCache, "resize", resize)
-    written = finish(engine, started)
-    assert not fails
-    check(written, cases)
+    hook = lm.decoder.register_forward_pre_hook(too_much)
+    engine.step()
+    assert engine.queued == ["latents2"]
+    check(finish(engine, started), cases)
 
 
 def evicted(engine: Engine, kept: PromptChoice) -> tuple[MergedLayout, Segment]:
