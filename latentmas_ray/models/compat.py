@@ -70,7 +70,7 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     with torch.inference_mode(), ranks.collective():
-        device, token = model.get_input_embeddings().weight.device, model.config.vocab_size // 2
+        device, token = model.get_input_embeddings().weight.device, text_config(model.config).vocab_size // 2
         layers = cached_layers(model.get_decoder(), device, token)
     return probed_spec(
         model.config,

@@ -18,6 +18,7 @@ QUIRKS: Mapping[str, Mapping[str, Any]] = {
         "intermediate_size": [48] * 4,
         "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
     },
+    "reformer": {"axial_pos_embds_dim": [16, 48]},  # parts of the hidden size
     # Kinds of layers by the arithmetic of their number.
     "jamba": {
         "num_hidden_layers": 4,
@@ -26,6 +27,12 @@ QUIRKS: Mapping[str, Mapping[str, Any]] = {
         "expert_layer_period": 2,
         "expert_layer_offset": 1,
     },
+    "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [2]},
     # One transformer block that several layers share.
-    "zamba": {"num_hidden_layers": 6, "layers_block_type": ["linear_attention", "hybrid"] * 3},
+    "zamba": {
+        "num_hidden_layers": 6,
+        "layers_block_type": ["linear_attention", "hybrid"] * 3,
+        "attention_head_dim": 32,  # of the block's input, which is twice as wide as a layer's
+    },
+    "zamba2": {"attention_head_dim": 32},
 }

@@ -18,6 +18,7 @@ VOCABULARY = 320
 WINDOW = 16  # shorter than the prompts that are tried, so that they cross its edge
 _HIDDEN, _HEADS, _KV_HEADS, _HEAD_DIM, _ROTARY_DIM = 64, 4, 2, 16, 8
 _LEAST_LAYERS, _MOST_LAYERS = 2, 12
+_MOST_WIDTHS = 4  # a size that is so many times the hidden size at most stays so
 _LARGE = 256  # an integer above it that no rule names, and that is no id or position, is taken for a size
 
 # Native names; a configuration may have one of them, or several that mean the same.
@@ -38,7 +39,7 @@ _COMPUTED: tuple[tuple[str, int], ...] = (
 # and of what decides what it caches.
 _CACHED: tuple[tuple[str, int], ...] = (
     (r"qk_rope_head_dim|indexer_rope_head_dim", _ROTARY_DIM),
-    (r"\w*head_dim|\w*head_size|d_head|dim_head|d_kv|kv_channels|\w*mamba_d_head", _HEAD_DIM),
+    (r"\w*head_?dim|\w*head_size|d_head|dim_head|d_kv|kv_channels|\w*mamba_d_head", _HEAD_DIM),
     (r"q_lora_rank", 24),
     (r"\w*lora_rank|\w*lowrank|\w*_rank", 16),
     (r"linear_num_key_heads|mamba_n_groups|n_groups|mamba_ngroups", 2),
@@ -129,7 +130,8 @@ def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
         if re.fullmatch(pattern, name):
             return min(value, limit)
     if value > _LARGE and not _NO_SIZE.fullmatch(name):
-        return _HIDDEN if value >= _HIDDEN else value
+        is_multiple = bool(sizes.hidden) and value % sizes.hidden == 0 and value // sizes.hidden <= _MOST_WIDTHS
+        return _HIDDEN * (value // sizes.hidden) if is_multiple else _HIDDEN
     return value
 
 

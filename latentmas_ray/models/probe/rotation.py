@@ -16,7 +16,7 @@ from latentmas_ray.models.kv_spec import label_of, rope_parameters, rope_spec
 
 def candidates(decoder: nn.Module, config: PretrainedConfig, name: str) -> list[RopeSpec | None]:
     """What may move the keys of a layer: nothing, or a rotation by one of the frequencies that the model holds, of
-    either kind of pairs."""
+    either kind of pairs and in either direction."""
     by_kind = {key: str(own.get("rope_type", "default")) for key, own in rope_parameters(config).items()}
     found: list[RopeSpec | None] = [None]
     for key, buffer in decoder.named_buffers():
@@ -25,8 +25,10 @@ def candidates(decoder: nn.Module, config: PretrainedConfig, name: str) -> list[
             continue
         layer_kind = own_name.removesuffix("inv_freq").removesuffix("_")
         kind = by_kind.get(layer_kind, by_kind.get("", "default"))
-        inv_freq = tuple(float(frequency) for frequency in buffer.float().cpu())
-        found += [RopeSpec(label_of(kind), inv_freq, pairs) for pairs in (False, True)]
+        frequencies = buffer.float().cpu()
+        for inv_freq in (frequencies, -frequencies):  # some rotate the other way round
+            turned = tuple(map(float, inv_freq))
+            found += [RopeSpec(label_of(kind), turned, pairs) for pairs in (False, True)]
     if len(found) == 1 and rope_parameters(config):  # they are computed from the configuration in every forward
         plain = rope_spec(config, name)
         found += [plain, RopeSpec(plain.kind, plain.inv_freq, True)]

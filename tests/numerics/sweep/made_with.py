@@ -61,5 +61,6 @@ MADE_WITH: Mapping[str, Mapping[str, Any]] = {
     "qwen2_5_omni_thinker": _MROPE,
     "qwen4_exp": {"text_config": _QWEN4},
     "qwen4_exp_text": _QWEN4,
+    "step3p7": {"text_config": {"sliding_window": 512}},
     "reformer": {"is_decoder": True},
 }
