@@ -52,7 +52,7 @@ def _measure(dtype: str, num_tokens: int, repeats: int) -> dict[str, float]:
     def write(shift: int) -> None:
         part = MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=shift)
         memory = QuestionMemory(parts=(part,), num_tokens=num_tokens, next_position=num_tokens)
-        write_memory(layers, memory, ROPE, span, WriteStats())
+        write_memory(layers, memory, [ROPE] * NUM_LAYERS, span, WriteStats())
 
     ways: dict[str, Callable[[], None]] = {
         "memcpy": lambda: copy_into(target, kv_LCHTD),

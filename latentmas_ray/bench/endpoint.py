@@ -66,8 +66,8 @@ class Endpoint:
         assert self._recompute_inputs is not None
         begun = time.time()
         lengths = self._meta.lengths
-        kv_LCHTD = self._cache.copy_out([0], lengths, self._transport.reserve)
-        chunk = SegmentChunk.from_tensor(self._meta, (0,), lengths, kv_LCHTD, self._recompute_inputs)
+        kv = self._cache.copy_out([0], lengths, self._transport.reserve)
+        chunk = SegmentChunk(self._meta, (0,), lengths, kv, self._recompute_inputs)
         copied = time.time()
         payload = self._transport.pack(chunk)
         if type(self._transport).release is not Transport.release:
@@ -85,7 +85,9 @@ class Endpoint:
         chunk = self._transport.unpack(sent.payload, expected=self._spec)
         unpacked = time.time()
         for row in range(chunk.meta.num_questions):
-            self._cache.write(row, 0, chunk.kv_of(row), 0, self._spec.rope)
+            positions = chunk.positions_of(row, 0)
+            for _, kv in chunk.head_views(row):
+                self._cache.write(row, 0, kv, 0, positions=positions)
         self._cache.extend(chunk.lengths)
         written = time.time()
         if self._transport.capabilities.readers_keep:
@@ -102,8 +104,8 @@ class Endpoint:
     def digest(self) -> str:
         """Return a hash of the cache's contents."""
         assert self._cache is not None
-        kv_LCHTD = self._cache.copy_out([0], self._cache.lengths)
-        return str(xxhash.xxh3_128_hexdigest(raw_bytes(kv_LCHTD).data))
+        kv = self._cache.copy_out([0], self._cache.lengths)
+        return str(xxhash.xxh3_128_hexdigest(raw_bytes(kv.buffer()).data))
 
     def copy_seconds(self) -> float:
         """Return the seconds of one memcpy of the segment's bytes."""
@@ -158,15 +160,14 @@ def holds_kv_bytes(payload: Any, num_bytes: int) -> bool:
 def _make_cache(spec: KVCacheSpec, num_tokens: int, *, seed: int | None) -> BatchCache:
     """Return a cache of one row with `num_tokens`: random numbers, or zeros if `seed` is None."""
     cache = BatchCache(spec, [torch.device("cpu")] * spec.num_layers, 1, num_tokens + _SPARE_SLOTS)
-    layer_bytes = num_tokens * spec.bytes_per_token // spec.num_layers
     draw = np.random.default_rng(seed)
     # Layer by layer: otherwise memory would hold a second copy of the segment.
-    for layer in cache.layers:
-        raw = draw.integers(0, 256, layer_bytes, dtype=np.uint8)
+    for block_CBHTD in (block for layer in cache.layers for block in layer.blocks):
+        part_CHTD = block_CBHTD[:, 0, :, :num_tokens]
+        raw = draw.integers(0, 256, part_CHTD.numel() * part_CHTD.itemsize, dtype=np.uint8)
         if seed is None:
             raw[:] = 0
-        kv_CHTD = from_raw(raw).view(spec.torch_dtype).view(2, spec.num_kv_heads, num_tokens, spec.head_dim)
-        layer.kv_CBHTD[:, 0, :, :num_tokens] = kv_CHTD
+        part_CHTD.copy_(from_raw(raw).view(part_CHTD.dtype).view(part_CHTD.shape))
     cache.open(1)
     cache.extend([num_tokens])
     return cache

@@ -3,7 +3,7 @@
 Dimensions: B rows (questions), N latent thoughts of all questions one after another, E hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -171,3 +171,19 @@ def _add_rest(ranges: Ranges, prompt: int, stop: int) -> Ranges:
     if ranges and ranges[-1][1] == prompt:
         return (*ranges[:-1], (ranges[-1][0], stop))
     return (*ranges, (prompt, stop))
+
+
+def prefill_windows(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
+    """Windows (first, stop) into rows of these lengths, whose sizes add up to at most `size` per chunk.
+
+    Whole rows first: every forward reads all weights, so fewer and fuller ones are faster.
+    """
+    done = [0] * len(lengths)
+    while any(first < length for first, length in zip(done, lengths, strict=True)):
+        left, windows = size, []
+        for first, length in zip(done, lengths, strict=True):
+            stop = min(length, first + left)
+            left -= stop - first
+            windows.append((first, stop))
+        yield windows
+        done = [stop for _, stop in windows]

@@ -8,7 +8,6 @@ Dimensions: L layers, C 2 (key, value), H KV heads, T tokens, D head dim.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
@@ -33,6 +32,8 @@ class LazyKV(KVSource):
         self._cache: BatchCache | None = cache
         self._begins = tuple(begins)
         self._copied: Tensor | None = None
+        # The next turn in the same rows continues from these, and changes them.
+        self._states = cache.copy_states() if layout.has_states else []
         cache.attach(self)
 
     @property
@@ -44,9 +45,12 @@ class LazyKV(KVSource):
         if self._copied is None:
             if self._cache is None:
                 raise SegmentError("this memory was released: its last reader has read it")
-            kv_LCHTD = self._cache.copy_out(self._begins, self.layout.lengths, kept=self._kept)
-            self._copied = kv_LCHTD.reshape(-1).view(torch.uint8)
-            self._cache = None
+            lengths, has_states = self.layout.lengths, self.layout.has_states
+            kv = self._cache.copy_out(
+                self._begins, lengths, kept=self._kept, has_states=has_states, states=self._states
+            )
+            self._copied = kv.buffer()
+            self._cache, self._states = None, []
         return self._copied
 
     def detach(self) -> None:
@@ -55,7 +59,7 @@ class LazyKV(KVSource):
 
     def invalidate(self) -> None:
         """Drop the reference to the cache without a copy. Later reads raise SegmentError."""
-        self._cache = None
+        self._cache, self._states = None, []
 
     def is_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
         """Whether its questions are in the rows of `cache`, from slots `begins` on, without others in between."""

@@ -4,7 +4,7 @@ known."""
 from collections.abc import Iterator, Sequence
 
 from latentmas_ray.engine.turn import TurnRequest
-from latentmas_ray.errors import QuestionsTooLongError
+from latentmas_ray.errors import ContextLengthError, QuestionsTooLongError
 
 
 def check_positions(
@@ -40,6 +40,15 @@ def check_positions(
             reasons[question] = f"{' + '.join(parts)} need {needed} positions, {why}"
     if reasons:
         raise QuestionsTooLongError(work.agent, reasons)
+
+
+def check_next(positions: Sequence[int], counts: Sequence[int], *, limit: int | None, model: str, bound: str) -> None:
+    """Raise ContextLengthError if `counts[b]` inputs from `positions[b]` on need more than `limit` positions."""
+    needed = max(position + count for position, count in zip(positions, counts, strict=True))
+    if limit is not None and needed > limit:
+        remedy = "use fewer latent steps, a shorter prompt or a smaller max_new_tokens"
+        why = bound or f"model {model} has {limit}: {remedy}"
+        raise ContextLengthError(f"memory, prompt and thoughts need {needed} positions, {why}")
 
 
 def _thinking(latent_steps: int, num_closing: int) -> Iterator[str]:

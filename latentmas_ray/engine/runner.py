@@ -27,7 +27,7 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.timing.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
-from latentmas_ray.errors import LatentMASError
+from latentmas_ray.errors import LatentMASError, ModelError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
 
@@ -83,6 +83,9 @@ class TurnRunner:
         With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
         raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.
         """
+        if self.spec.has_states and (part := work.needs_parts):
+            expected = "its layers keep states, which sum up all tokens before them: they cannot be used with"
+            raise ModelError("model", self.engine.lm.name, f"{expected} {part}")
         ranks = self.engine.lm.ranks
         self._current = work, time.monotonic(), StepCounter()
         try:
@@ -178,6 +181,7 @@ class TurnRunner:
                 num_closing=len(self._end_tokens(work)),
                 limit=lm.max_positions,
                 model=lm.name,
+                bound=lm.positions_bound,
             )
             if work.recomputed:
                 segments = self.recompute(work, incoming)

@@ -4,7 +4,7 @@ Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden siz
 D head dim, N in `_recompute_inputs` latent thoughts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
 from operator import add
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
 from latentmas_ray.engine.decoding.decode import decode_texts
-from latentmas_ray.engine.inputs import PromptChoice, TurnInputs
+from latentmas_ray.engine.inputs import PromptChoice, TurnInputs, prefill_windows
 from latentmas_ray.engine.lazy_segment import LazyKV
+from latentmas_ray.engine.positions import check_next
 from latentmas_ray.engine.timing.progress import StepCounter
 from latentmas_ray.engine.turn import CutOff, Sampling
-from latentmas_ray.errors import ContextLengthError, SegmentError
+from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
@@ -67,7 +68,7 @@ class Session:
         """
         for placed in merged.segments:
             self.lm.spec.check_same(placed.segment.spec)
-            placed.segment.layout().require_uniform()
+            placed.segment.layout().require_even()
         if not self._holds_memory:
             self._write(merged, merged.chunks() if chunks is None else chunks)
         self._memory_lengths = list(self.cache.lengths)
@@ -116,7 +117,7 @@ class Session:
         nothing_E = torch.zeros(self.lm.spec.hidden_size, dtype=self.lm.spec.torch_dtype, device=self.lm.device)
         last_B = list(self.last_hidden_BE) or [nothing_E] * len(rows)
         num_done, num_total = 0, sum(map(len, rows))
-        for windows in _prefill_windows([len(row) for row in rows], PREFILL_CHUNK):
+        for windows in prefill_windows([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
             embeds_NE = torch.cat([row[first:stop] for row, (first, stop) in zip(rows, windows, strict=True)])
             self.counter.now = ("prompt", num_done, num_total)
@@ -316,9 +317,10 @@ class Session:
         part = self._inputs.pop_span(meta)
         slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
         layout = meta.layout(part.begins, part.lengths)
-        layout.require_uniform()
-        kv_LCHTD = self.cache.copy_out(slots, layout.lengths, reserve, kept=meta.kept_tokens(part.begins, part.lengths))
-        return SegmentChunk.from_tensor(meta, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
+        layout.require_even()
+        kept = meta.kept_tokens(part.begins, part.lengths)
+        kv = self.cache.copy_out(slots, layout.lengths, reserve, kept=kept, has_states=layout.has_states)
+        return SegmentChunk(meta, part.begins, part.lengths, kv, part.recompute_inputs)
 
     def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
         """Write chunks into the slots of their segments, which follow one another in the order of `merged`."""
@@ -332,8 +334,10 @@ class Session:
         for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + chunk.num_kept_before(row)
-                for head, kv_LCHTD in chunk.head_views(row):
-                    self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
+                positions = chunk.positions_of(row, shift)
+                for head, kv in chunk.head_views(row):
+                    states = agent == merged.last
+                    self.cache.write(row, slot, kv, shift, first_head=head, has_states=states, positions=positions)
             missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
             raise SegmentError(f"memory is missing or duplicate: {missing} tokens")
@@ -341,39 +345,15 @@ class Session:
 
     def _forward(self, embeds_NE: Tensor, counts: Sequence[int]) -> Tensor:
         """One forward over `counts[b]` inputs of each row, one row after another. Returns last hidden states [N, E]."""
-        self._check_positions(counts)
+        lm = self.lm
+        check_next(self.positions, counts, limit=lm.max_positions, model=lm.name, bound=lm.positions_bound)
         positions = [
             position
             for first, count in zip(self.positions, counts, strict=True)
             for position in range(first, first + count)
         ]
-        self.cache.begin_step(counts)
+        self.cache.begin_step(counts, self.positions)
         hidden_NE = self.lm.hidden_states(embeds_NE, torch.tensor(positions, device=self.lm.device), self.cache)
         self.cache.end_step()
         self.positions = [position + count for position, count in zip(self.positions, counts, strict=True)]
         return hidden_NE.to(self.lm.device)
-
-    def _check_positions(self, counts: Sequence[int]) -> None:
-        limit = self.lm.max_positions
-        needed = max(position + count for position, count in zip(self.positions, counts, strict=True))
-        if limit is not None and needed > limit:
-            raise ContextLengthError(
-                f"memory, prompt and thoughts need {needed} positions, model {self.lm.name} has {limit}: "
-                "use fewer latent steps, a shorter prompt or a smaller max_new_tokens"
-            )
-
-
-def _prefill_windows(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
-    """Windows (first, stop) into rows of these lengths, whose sizes add up to at most `size` per chunk.
-
-    Whole rows first: every forward reads all weights, so fewer and fuller ones are faster.
-    """
-    done = [0] * len(lengths)
-    while any(first < length for first, length in zip(done, lengths, strict=True)):
-        left, windows = size, []
-        for first, length in zip(done, lengths, strict=True):
-            stop = min(length, first + left)
-            left -= stop - first
-            windows.append((first, stop))
-        yield windows
-        done = [stop for _, stop in windows]

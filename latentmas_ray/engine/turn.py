@@ -122,6 +122,17 @@ class TurnRequest:
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over not in LATENT_PARTS
 
     @property
+    def needs_parts(self) -> str:
+        """What of this turn takes its memory apart, which layers with states do not allow; empty if nothing does."""
+        parts = {
+            "a part of a turn": self.hands_over != "all" or self.keep is not None,
+            "a guard that drops thoughts": self.guard in ("drop", "text"),
+            "thoughts that are computed together": self.fills_steps,
+            "a trace": bool(self.traced),
+        }
+        return next((part for part, is_asked in parts.items() if is_asked), "")
+
+    @property
     def may_end_early(self) -> bool:
         """Whether questions may hand over fewer thoughts than `latent_steps`."""
         return self.stop_at is not None and not self.fills_steps

@@ -4,7 +4,7 @@ Needs torch, and neither transformers nor Ray.
 """
 
 from latentmas_ray.memory.chunk import SegmentChunk, join, join_recompute_inputs, repeat
-from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource, QuestionKV
 from latentmas_ray.memory.layer_spec import LayerSpec, RopeSpec, TensorSpec, rotate_keys
 from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.merge import MergedLayout, PlacedSegment, merge_layout
@@ -24,6 +24,7 @@ __all__ = [
     "MemorySegment",
     "MergedLayout",
     "PlacedSegment",
+    "QuestionKV",
     "RecomputeInputs",
     "RopeSpec",
     "Segment",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource, concatenate_kv
-from latentmas_ray.memory.layer_spec import count_kept
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource, QuestionKV, concatenate_kv
+from latentmas_ray.memory.layer_spec import count_kept, list_kept
 from latentmas_ray.memory.segment import RecomputeInputs, Segment, SegmentMeta, check_parts
 
 
@@ -110,7 +110,22 @@ class SegmentChunk:
         (count,) = count_kept((self.meta.kept[0][question],), [(0, self.begins[question])])
         return count
 
-    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
+    def positions_of(self, question: int, shift: int) -> list[Tensor] | None:
+        """Where a question's tokens are after a shift, int64 [T]: once if all layers keep the same, else for each
+        layer. None if no layer has a window: then only their order counts."""
+        meta, begin, length = self.meta, self.begins[question], self.lengths[question]
+        if not meta.spec.has_windows:
+            return None
+        first = meta.starts[question] + shift
+        if meta.kept is None:
+            return [torch.arange(first + begin, first + begin + length)]
+        found: dict[int, Tensor] = {}
+        for layer in meta.kept:
+            if id(layer) not in found:
+                found[id(layer)] = torch.tensor(list_kept(layer[question], begin, length), dtype=torch.int64) + first
+        return [found[id(layer)] for layer in meta.kept] if len(found) > 1 else list(found.values())
+
+    def head_views(self, question: int) -> Iterator[tuple[int, QuestionKV]]:
         """See `KVSource`."""
         return self.kv.head_views(question)
 

@@ -5,7 +5,7 @@ its KV, `AGENT.kv`: [L, 2, H, T, D], or bytes in the order of `KVLayout` if the 
 in the file's metadata. The metadata begins with the version and a digest of the whole file at a fixed offset, so that
 damage is detected before any other field is used:
 
-    u64 length of the header | {"__metadata__":{"latentmas_memory":"2","digest":"32 hex digits", … | tensors
+    u64 length of the header | {"__metadata__":{"latentmas_memory":"3","digest":"32 hex digits", … | tensors
 
 The digest is the xxh3 of the file with 32 zeros in its place.
 """
@@ -36,8 +36,9 @@ from latentmas_ray.memory.working_memory import Memory
 from latentmas_ray.paths import replacement_of
 from latentmas_ray.topology.agent import AgentMemory
 
-VERSION = 2
-_READ_VERSIONS = (1, VERSION)  # version 1 has specs of models whose layers are all alike, and no kept tokens
+VERSION = 3
+_READ_VERSIONS = (1, 2, VERSION)  # version 1 has specs of models whose layers are all alike, and no kept tokens; 2 no
+# states
 NOTICE = (
     "This file holds working memory of LLM agents: the prompts that they were given, and what they thought about them. "
     "Anyone who has the file can read both."
@@ -176,7 +177,7 @@ def _check_whole(path: Path) -> None:
             kind = "it is a safetensors file, but not of working memory" if is_other else "it is not a safetensors file"
             raise MemoryInputError("memory file", str(path), f"{kind}; give one that Memory.save has written")
         if (version := int(begin[2])) not in _READ_VERSIONS:
-            known = " and ".join(map(str, _READ_VERSIONS))
+            known = f"{', '.join(map(str, _READ_VERSIONS[:-1]))} and {VERSION}"
             expected = f"it has version {version}, and this program reads versions {known}"
             raise MemoryInputError("memory file", str(path), expected)
         digest = xxhash.xxh3_128(start[: begin.end(1)] + _NO_DIGEST.encode() + start[begin.end(3) :])

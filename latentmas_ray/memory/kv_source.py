@@ -29,7 +29,7 @@ class CodecStats:
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """The place of one layer's tensor [H, num_tokens, D] in a buffer."""
+    """The place of one layer's tensor [H, num_tokens, D] in a buffer; of states there is one a question."""
 
     layer: int
     spec: TensorSpec
@@ -38,7 +38,7 @@ class PackedTensor:
 
     @property
     def stop_byte(self) -> int:
-        return self.first_byte + self.num_tokens * self.spec.bytes_per_token
+        return self.first_byte + self.num_tokens * self.spec.row_bytes
 
     def view(self, buffer: Tensor) -> Tensor:
         """A view of the tensor in a flat uint8 buffer."""
@@ -53,11 +53,13 @@ class KVLayout:
     T counts the tokens of all questions, one question after another: `lengths[q]` of question q, or
     `layer_lengths[l][q]` in layer l if layers keep different numbers of them. Each tensor begins at a multiple of its
     item size. If all layers are alike and keep equally many tokens, the buffer is one tensor [L, 2, H, T, D].
+    With `has_states` it also holds every question's states after these tokens.
     """
 
     spec: KVCacheSpec
     lengths: tuple[int, ...]
     layer_lengths: tuple[tuple[int, ...], ...] | None = None
+    has_states: bool = False
 
     @property
     def is_uniform(self) -> bool:
@@ -85,6 +87,11 @@ class KVLayout:
     def require_uniform(self) -> None:
         """Raises IncompatibleMemoryError, which names a layer, unless `is_uniform`."""
         self.spec.require_uniform()
+        self.require_even()
+
+    def require_even(self) -> None:
+        """Raises IncompatibleMemoryError, which names a layer, unless all layers keep equally many tokens: then an
+        engine can read them, whatever the layers' tensors are."""
         if self.layer_lengths is not None:
             layer = next(layer for layer, kept in enumerate(self.layer_lengths) if kept != self.lengths)
             raise IncompatibleMemoryError(
@@ -92,9 +99,28 @@ class KVLayout:
                 "and moved, but computing with it needs equally many in all layers"
             )
 
+    def block_views(self, buffer: Tensor) -> Iterator[Tensor]:
+        """Views [C, H, T, D] of a flat uint8 buffer, in order: of each layer's blocks (`LayerSpec.blocks`)."""
+        if self.is_uniform:
+            yield from buffer.view(self.spec.torch_dtype).view(self.shape)
+            return
+        tensors = iter(self.tensors)
+        for layer in self.spec.layers:
+            for _, count in layer.blocks:  # tensors of one dtype follow one another without a gap
+                first, *others = (next(tensors) for _ in range(count))
+                stop_byte = others[-1].stop_byte if others else first.stop_byte
+                flat = buffer[first.first_byte : stop_byte].view(first.spec.torch_dtype)
+                yield flat.view(count, first.spec.num_heads, first.num_tokens, first.spec.head_dim)
+
     def lengths_in(self, layer: int) -> tuple[int, ...]:
         """Tokens of each question that a layer keeps."""
         return self.lengths if self.layer_lengths is None else self.layer_lengths[layer]
+
+    def rows_in(self, layer: int, tensor: TensorSpec) -> tuple[int, ...]:
+        """The rows of each question in one of a layer's tensors: its tokens, or one state."""
+        if tensor.state_dims is None:
+            return self.lengths_in(layer)
+        return (int(self.has_states),) * len(self.lengths)
 
     @cached_property
     def tensors(self) -> tuple[PackedTensor, ...]:
@@ -102,12 +128,15 @@ class KVLayout:
         found: list[PackedTensor] = []
         end = 0
         for layer, layer_spec in enumerate(self.spec.layers):
-            num_tokens = sum(self.lengths_in(layer))
             for spec in layer_spec.tensors:
-                item_bytes = spec.torch_dtype.itemsize
+                item_bytes, num_tokens = spec.torch_dtype.itemsize, sum(self.rows_in(layer, spec))
                 found.append(PackedTensor(layer, spec, end + -end % item_bytes, num_tokens))
                 end = found[-1].stop_byte
         return tuple(found)
+
+
+# One question's KV: [L, 2, H, T, D], or the tensors [H, T, D] in the order of `KVLayout.tensors` where layers differ.
+QuestionKV = Tensor | Sequence[Tensor]
 
 
 class KVSource(ABC):
@@ -134,17 +163,17 @@ class KVSource(ABC):
         first = sum(lengths[:question])
         return self.tensor()[:, :, :, first : first + lengths[question]]
 
-    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """One question's KV as views of adjacent heads: the first head of each, and [L, 2, heads, T, D]. Used to write
-        a cache, because it joins nothing. Raises like `buffer`."""
-        yield 0, self.view_of(question)
+    def head_views(self, question: int) -> Iterator[tuple[int, QuestionKV]]:
+        """One question's KV as views of adjacent heads: the first head of each, and [L, 2, heads, T, D]; or all of it
+        where layers differ. Used to write a cache, because it joins nothing. Raises like `buffer`."""
+        yield 0, self.view_of(question) if self.layout.is_uniform else self.tensors_of(question)
 
     def tensors_of(self, question: int) -> list[Tensor]:
         """One question's tensors [H, T, D] in the order of `KVLayout.tensors`, for any layers; views of `buffer`.
         Raises like it."""
         buffer, views = self.buffer(), []
         for tensor in self.layout.tensors:
-            lengths = self.layout.lengths_in(tensor.layer)
+            lengths = self.layout.rows_in(tensor.layer, tensor.spec)
             first = sum(lengths[:question])
             views.append(tensor.view(buffer)[:, first : first + lengths[question]])
         return views

@@ -142,6 +142,7 @@ def _question_of(chunk: SegmentChunk, question: int) -> SegmentChunk:
         kv = InMemoryKV(layout, empty_bytes(layout.num_bytes, recompute_inputs.latents_NE.device))
         kv_LCHTD = kv.tensor()
         for head, part_LCHTD in chunk.head_views(question):
+            assert isinstance(part_LCHTD, Tensor), "layers are alike"
             copy_into(kv_LCHTD[:, :, head : head + part_LCHTD.shape[2]], part_LCHTD)
     else:
         kv = InMemoryKV(layout, concatenate_kv(layout, [(chunk.kv, question)]).buffer().cpu())

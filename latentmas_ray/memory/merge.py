@@ -7,9 +7,10 @@ that two branches share (both read the same agent) appears once, where the first
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from latentmas_ray.errors import SegmentError
+from latentmas_ray.errors import IncompatibleMemoryError, SegmentError
 from latentmas_ray.memory.chunk import SegmentChunk
 from latentmas_ray.memory.segment import Segment, SegmentMeta
+from latentmas_ray.memory.spec import KVCacheSpec
 from latentmas_ray.topology.agent import AgentMemory
 
 
@@ -36,6 +37,11 @@ class MergedLayout:
         columns = [placed.segment.kv_lengths for placed in self.segments]
         return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
 
+    @property
+    def last(self) -> str:
+        """The agent of the last segment, whose states sum up all segments before it; empty without memory."""
+        return self.segments[-1].agent if self.segments else ""
+
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Every complete segment as one chunk, with its agent."""
         for placed in self.segments:
@@ -49,7 +55,7 @@ def merge_layout(
     """Lay out the memories `reads` for one reader. Moves no bytes; meta data suffice.
 
     Raises SegmentError if a segment is missing or has another number of questions, IncompatibleMemoryError if two
-    segments come from different models.
+    segments come from different models, or if a model whose layers keep states would have to merge parallel branches.
     """
     for name in dict.fromkeys(name for memory in reads for name in memory.agents()):
         if name not in segments:
@@ -65,7 +71,21 @@ def merge_layout(
     placed = tuple(PlacedSegment(name, segments[name], tuple(moved)) for name, moved in shifts.items())
     for item in placed[1:]:
         placed[0].segment.spec.check_same(item.segment.spec)
+    if placed and placed[0].segment.spec.has_states:
+        _require_chain(reads, placed[0].segment.spec)
     return MergedLayout(placed, tuple(ends))
+
+
+def _require_chain(reads: Sequence[AgentMemory], spec: KVCacheSpec) -> None:
+    """Raise IncompatibleMemoryError unless each of these memories continues the one before it."""
+    everything = {name for memory in reads for name in memory.agents()}
+    if everything <= set(reads[-1].agents()):
+        return
+    apart = [memory.agent for memory in reads]
+    raise IncompatibleMemoryError(
+        f"the memories of {' and '.join(apart)} are parallel branches, and {spec.architecture} cannot merge them: "
+        f"{spec.why_no_merge}: use a topology in which every agent reads the one before it, like sequential"
+    )
 
 
 def _line_up(

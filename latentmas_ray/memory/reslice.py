@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.chunk import SegmentChunk, have_kv
-from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource, QuestionKV
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec, TPRank
 
 
@@ -126,7 +126,7 @@ class ReslicedKV(KVSource):
         """Bytes of KV that were received, including heads that another rank reads."""
         return sum(source.travel_bytes for source, _ in self._sources)
 
-    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
+    def head_views(self, question: int) -> Iterator[tuple[int, QuestionKV]]:
         """See `KVSource`; one view per source."""
         head = 0
         for source, heads in self._sources:

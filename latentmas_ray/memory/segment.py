@@ -6,6 +6,7 @@ questions one after another, E hidden size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import TypeVar
 
 import torch
@@ -128,17 +129,20 @@ class SegmentMeta:
 
     @property
     def bytes_per_question(self) -> tuple[int, ...]:
-        layout = self.layout()
+        layout, state_bytes = self.layout(), 0
+        if layout.has_states:
+            state_bytes = self.spec.state_bytes
         if layout.layer_lengths is None:
-            return tuple(length * self.spec.bytes_per_token for length in layout.lengths)
+            return tuple(length * self.spec.bytes_per_token + state_bytes for length in layout.lengths)
         by_layer = zip(self.spec.layers, layout.layer_lengths, strict=True)
         columns = [[length * layer.bytes_per_token for length in lengths] for layer, lengths in by_layer]
-        return tuple(map(sum, zip(*columns, strict=True)))
+        return tuple(sum(column) + state_bytes for column in zip(*columns, strict=True))
 
     @property
     def evicted_bytes(self) -> tuple[int, ...]:
         """Bytes of KV of each question's tokens that layers do not keep."""
-        whole = (length * self.spec.bytes_per_token for length in self.lengths)
+        state_bytes = self.spec.state_bytes if self.layout().has_states else 0
+        whole = (length * self.spec.bytes_per_token + state_bytes for length in self.lengths)
         return tuple(all_bytes - kept for all_bytes, kept in zip(whole, self.bytes_per_question, strict=True))
 
     @property
@@ -190,18 +194,25 @@ class SegmentMeta:
 
     def layout(self, begins: tuple[int, ...] | None = None, lengths: tuple[int, ...] | None = None) -> KVLayout:
         """The layout of tokens [begins[q], begins[q] + lengths[q]) of each question in one buffer; by default of all
-        tokens."""
+        tokens. The last tokens come with the states of layers that have them."""
+        begins = begins or (0,) * len(self.lengths)
         lengths = self.lengths if lengths is None else lengths
+        has_states = self.spec.has_states and self._is_end(begins, lengths)
         if self.kept is None:
-            return KVLayout(self.spec, lengths)
-        windows = list(zip(begins or (0,) * len(lengths), lengths, strict=True))
+            return KVLayout(self.spec, lengths, has_states=has_states)
+        windows = list(zip(begins, lengths, strict=True))
         # By identity: layers that keep the same are one object, and hashing all their ranges takes longer.
         distinct = {id(layer): layer for layer in self.kept}
         counts = {key: count_kept(layer, windows) for key, layer in distinct.items()}
         by_layer = tuple(counts[id(layer)] for layer in self.kept)
         if len(set(by_layer)) == 1:
-            return KVLayout(self.spec, by_layer[0])
-        return KVLayout(self.spec, lengths, by_layer)
+            return KVLayout(self.spec, by_layer[0], has_states=has_states)
+        return KVLayout(self.spec, lengths, by_layer, has_states)
+
+    def _is_end(self, begins: tuple[int, ...], lengths: tuple[int, ...]) -> bool:
+        """Whether these tokens end the segment: the states after them are the segment's."""
+        ends = tuple(map(add, begins, lengths))
+        return any(self.lengths) and ends == self.lengths and not self.is_open
 
 
 @dataclass(frozen=True)

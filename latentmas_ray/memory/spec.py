@@ -69,7 +69,7 @@ class KVCacheSpec:
         head_dim: int,
         hidden_size: int,
         dtype: str,
-        rope: RopeSpec,
+        rope: RopeSpec | None,
         weights_revision: str,
         shard: TPRank = WHOLE,
     ) -> "KVCacheSpec":
@@ -85,15 +85,19 @@ class KVCacheSpec:
 
     @cached_property
     def _first_irregular_layer(self) -> int | None:
-        """The first layer that differs from those of a uniform model; None for a uniform model."""
+        """The first layer that is stored otherwise than those of a uniform model; None for a uniform model."""
         first = self.layers[0]
         if not first.is_attention or first.tensors[0].dtype != self.dtype:
             return 0
-        return next((index for index, layer in enumerate(self.layers) if layer != first), None)
+        irregular = (
+            index for index, layer in enumerate(self.layers) if layer.shape != first.shape or not layer.is_attention
+        )
+        return next(irregular, None)
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all layers cache a key and a value of one shape: then KV is one tensor [L, 2, H, T, D]."""
+        """Whether all layers cache a key and a value of one shape: then KV is one tensor [L, 2, H, T, D]. Their windows
+        and their RoPE may differ."""
         return self._first_irregular_layer is None
 
     def require_uniform(self) -> None:
@@ -119,12 +123,30 @@ class KVCacheSpec:
         """Raises IncompatibleMemoryError unless `is_uniform`."""
         return self._key.head_dim
 
+    @cached_property
+    def ropes(self) -> tuple[RopeSpec | None, ...]:
+        """The RoPE of each layer's keys; None for a layer without positions. Raises IncompatibleMemoryError unless
+        `is_uniform`."""
+        self.require_uniform()
+        return tuple(layer.tensors[0].rope for layer in self.layers)
+
     @property
     def rope(self) -> RopeSpec:
-        """The RoPE of every key. Raises IncompatibleMemoryError unless `is_uniform`."""
-        rope = self._key.rope
-        assert rope is not None, "keys of a uniform model are rotated"
+        """The RoPE of every key. Raises IncompatibleMemoryError unless `is_uniform` and all layers have the same."""
+        rope = self.ropes[0]
+        if rope is None or any(other != rope for other in self.ropes):
+            raise IncompatibleMemoryError("the keys of these layers are not all rotated alike")
         return rope
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """Each layer's sliding window, in positions; None for one that sees everything before a token."""
+        return tuple(layer.window for layer in self.layers)
+
+    @cached_property
+    def has_windows(self) -> bool:
+        """Whether any layer has a sliding window: then a reader must know where each token is."""
+        return any(window is not None for window in self.windows)
 
     @property
     def num_model_kv_heads(self) -> int:
@@ -146,7 +168,7 @@ class KVCacheSpec:
             if num_heads % shard.world_size:
                 raise IncompatibleMemoryError(f"{num_heads} KV heads cannot be divided by {shard.world_size} ranks")
             tensors.append(replace(tensor, num_heads=num_heads // shard.world_size))
-        return LayerSpec(tuple(tensors))
+        return replace(layer, tensors=tuple(tensors))
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -156,6 +178,26 @@ class KVCacheSpec:
     def bytes_per_token(self) -> int:
         """Bytes of one token in all layers: 2·L·H·D·itemsize for a uniform model."""
         return sum(layer.bytes_per_token for layer in self.layers)
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of a question's states in all layers: a segment has them once, however many tokens it has. 0 for a
+        model that has none."""
+        return sum(layer.state_bytes for layer in self.layers)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a layer keeps a state, which sums up all tokens before it: such memory can only be read as a
+        chain."""
+        return self.state_bytes > 0
+
+    @property
+    def why_no_merge(self) -> str:
+        """Why parallel branches cannot be merged, for messages; empty if they can."""
+        layer = next((index for index, layer in enumerate(self.layers) if layer.state_bytes), None)
+        if layer is None:
+            return ""
+        return f"its layer {layer} keeps a state, which sums up all tokens before it and cannot be joined with another"
 
     def check_same(self, other: "KVCacheSpec") -> None:
         """Raises IncompatibleMemoryError, which names the first field that differs, unless `other` is equal."""
@@ -189,8 +231,8 @@ class KVCacheSpec:
         if self.is_uniform:
             values |= {"num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
         values |= {"hidden_size": self.hidden_size, "dtype": self.dtype}
-        if self.is_uniform:
-            values["rope"] = asdict(self.rope)
+        if self.is_uniform and len(set(self.layers)) == 1:
+            values |= {"rope": self.ropes[0] and asdict(self.ropes[0]), "window": self.windows[0]}
         return {**values, "weights_revision": self.weights_revision, "shard": asdict(self.shard)}
 
     def to_header(self) -> dict[str, Any]:

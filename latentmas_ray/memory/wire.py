@@ -33,13 +33,13 @@ from latentmas_ray.authentication import BLOCK_BYTES, HEADER_BLOCK, Authenticato
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory.chunk import SegmentChunk
-from latentmas_ray.memory.codec import CODECS, QuantizedKV, coded_bytes, encode_kv, sampled_error
+from latentmas_ray.memory.codec import CODECS, QuantizedKV, coded_layout_bytes, encode
 from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource
 from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 
-VERSION = 6  # version 5 had no segments whose turn may end early
+VERSION = 7  # version 6 had no states
 MAGIC, SIGNED_MAGIC = b"LMKV", b"LMKA"
 _PREFIX = struct.Struct("<4sI16s")
 _STAMP = struct.Struct("<16s16sQ")  # follows the prefix of an authenticated header: run, writer, number
@@ -62,13 +62,7 @@ def encode_chunk(
     body's digest or tags: for links that move no bytes or check them themselves.
     """
     meta, recompute_inputs = chunk.meta, chunk.recompute_inputs
-    if codec == "none":  # works for any layers
-        body, error = chunk.kv.buffer(), 0.0
-    else:
-        kv_LCHTD = chunk.kv_LCHTD
-        lengths = chunk.kv.layout.lengths  # of the tokens that are kept
-        body = encode_kv(kv_LCHTD, lengths, codec)
-        error = sampled_error(kv_LCHTD, lengths, codec, meta.spec)
+    body, error = encode(chunk.kv, codec)
     chunk_id = chunk_id or ChunkId()
     stamp = None if authenticator is None else authenticator.new_stamp()
     fields = msgpack.packb(
@@ -125,8 +119,8 @@ def decode_chunk(
         meta = _read_meta(fields, spec)
         layout = meta.layout(begins, lengths)
         if codec != "none":
-            layout.require_uniform()
-        num_bytes = layout.num_bytes if codec == "none" else coded_bytes(layout.lengths, codec, spec)
+            layout.require_even()
+        num_bytes = coded_layout_bytes(layout, codec)
     except (SegmentError, ValueError) as reason:
         raise WireError(f"the segment contradicts itself: {reason}") from reason
     if body.numel() != num_bytes:

@@ -15,58 +15,17 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from latentmas_ray.errors import CacheError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
+from latentmas_ray.memory import InMemoryKV, KVCacheSpec, KVLayout, QuestionKV, rotate_keys
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.models.attention import AttentionMass, Packing
+from latentmas_ray.models.attention import AttentionCall, AttentionMass, Packing, SlotPositions
+from latentmas_ray.models.layers import make_layer
 from latentmas_ray.units import format_bytes
 
 # On a CPU attention is as fast as it reads keys and values: a call for each row costs less than so many bytes in vain.
 _MAX_PADDING_BYTES = 2**19
-
-
-class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
-    """One layer's slots. `BatchCache` sets `packing` before each forward.
-
-    It has no reference to its cache: a cycle would keep a dropped cache's memory until the garbage collector runs.
-    """
-
-    def __init__(self, kv_CBHTD: Tensor) -> None:
-        super().__init__()
-        self.kv_CBHTD = kv_CBHTD
-        self.packing = Packing([], [])
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: slots were reserved."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Append packed tokens [1, H, N, D] to their rows; return views of all slots [b, H, T, D]."""
-        num_rows = len(self.packing.starts)
-        for call in self.packing.calls:
-            parts = key_states[0, :, call.tokens], value_states[0, :, call.tokens]
-            if call.num_rows > 1:  # one indexed write of a flat list: an index between slices takes twice as long
-                slots = call.slots(self.kv_CBHTD)
-                self.kv_CBHTD.view(-1, self.kv_CBHTD.shape[4])[slots] = torch.cat(parts).flatten(0, 1)
-                continue
-            first, stop = call.starts[0], call.starts[0] + call.count
-            for slots_BHTD, part_HND in zip(self.kv_CBHTD, parts, strict=True):
-                slots_BHTD[call.first_row, :, first:stop] = part_HND
-        return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.packing.num_visible, 0
-
-    def get_seq_length(self) -> int:
-        return self.packing.num_visible
-
-    def get_max_length(self) -> int:
-        return int(self.kv_CBHTD.shape[3])
-
 
 Reserve = Callable[[int, torch.device], Tensor]
 
@@ -93,15 +52,21 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.packing = Packing([], [])
         self._mass: AttentionMass | None = None
         on_cpu = all(device.type == "cpu" for device in devices)  # a GPU waits for launches, not for bytes
-        self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if on_cpu else None
+        # States are computed for all rows of a call at once, so few calls are more.
+        limits_padding = on_cpu and not spec.has_states
+        self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if limits_padding else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
+        self._positions = SlotPositions(num_rows, num_slots) if spec.has_windows else None
         # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
-        shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
-        super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
+        layers = [
+            make_layer(layer, num_rows, num_slots, _zeros_on(device), device)
+            for layer, device in zip(spec.layers, devices, strict=True)
+        ]
+        super().__init__(layers=layers)
 
     @property
     def num_bytes(self) -> int:
-        return self.num_rows * self.num_slots * self.spec.bytes_per_token
+        return self.num_rows * (self.num_slots * self.spec.bytes_per_token + self.spec.state_bytes)
 
     @property
     def num_touched_bytes(self) -> int:
@@ -132,18 +97,15 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         Layer by layer, so that only one is held twice. An error, of which CacheError is the one for CPUs, loses no
         token; `num_rows` and `num_slots` are then those of the smallest layer.
         """
-        shape = (2, num_rows, self.spec.num_kv_heads, num_slots, self.spec.head_dim)
         try:
             for layer in self.layers:
-                old_CBHTD = layer.kv_CBHTD
-                new_CBHTD = _zeros(shape, old_CBHTD.dtype, old_CBHTD.device)
-                for row, length in enumerate(self.lengths):
-                    new_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
-                layer.kv_CBHTD = new_CBHTD
+                layer.reserve(num_rows, num_slots, _zeros_on(layer.device), self.lengths)
+            if self._positions is not None:
+                self._positions.resize(num_rows, num_slots, len(self.lengths))
             self._num_touched = [*self.lengths, *[0] * (num_rows - len(self.lengths))]
         finally:
-            self.num_rows = min(layer.kv_CBHTD.shape[1] for layer in self.layers)
-            self.num_slots = min(layer.kv_CBHTD.shape[3] for layer in self.layers)
+            self.num_rows = min(layer.num_rows for layer in self.layers)
+            self.num_slots = min(layer.num_slots for layer in self.layers)
 
     def add_row(self) -> int:
         """Add an empty row to the batch, after the others, and return its number. Its slots are zeroed (see
@@ -171,14 +133,30 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 alive.invalidate()
         self._views.clear()
 
-    def begin_step(self, counts: Sequence[int]) -> None:
-        """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
-        self.packing = Packing(self.lengths, counts, self._max_padding)
+    def begin_step(self, counts: Sequence[int], positions: Sequence[int]) -> None:
+        """Prepare a forward over `counts[b]` new tokens of each row, one row after another, of which the first of a row
+        has position `positions[b]`."""
+        if self._positions is not None:
+            for row, (first, count, position) in enumerate(zip(self.lengths, counts, positions, strict=True)):
+                if count:
+                    self._positions.put(row, first, [torch.arange(position, position + count)])
+        self.packing = Packing(
+            self.lengths, counts, self._max_padding, windows=self.spec.windows, positions=self._positions
+        )
         self.packing.mass = self._mass
         for layer in self.layers:
             layer.packing = self.packing
         for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True)):
             self._touch(row, length + count)
+
+    def begin_call(self, call: AttentionCall) -> Packing:
+        """Prepare a forward over the tokens of one call alone, of a model whose layers keep states; returns its
+        packing."""
+        packing = self.packing.of_call(call)
+        for layer in self.layers:
+            layer.packing = packing
+            layer.begin_call(call)
+        return packing
 
     def end_step(self) -> None:
         """Make the tokens of the finished forward valid."""
@@ -193,18 +171,48 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         finally:
             self._mass = None
 
-    def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec, *, first_head: int = 0) -> None:
-        """Write tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
+    def write(
+        self,
+        row: int,
+        first: int,
+        kv: QuestionKV,
+        shift: int,
+        *,
+        first_head: int = 0,
+        has_states: bool = True,
+        positions: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Write a question's tokens into a row's slots from `first` on, their keys rotated by `shift` positions.
 
-        The heads may be some of the cache's, from `first_head` on. `extend` makes the tokens valid once all heads are
-        written.
+        `kv` is [L, 2, H, t, D], and its heads may be some of the cache's, from `first_head` on; or the tensors of all
+        layers, where these differ. With `has_states` the states among them become the row's. `positions` [t] are those
+        where the tokens are then, once for all layers or once for each; they are needed if a layer has a window.
+        `extend` makes the tokens valid once all heads are written.
         """
-        stop, stop_head = first + kv_LCHTD.shape[3], first_head + kv_LCHTD.shape[2]
-        self._touch(row, stop)
-        for layer, kv_CHTD in zip(self.layers, kv_LCHTD, strict=True):
-            slots = layer.kv_CBHTD[:, row, first_head:stop_head, first:stop]
-            copy_into(slots[0], rotate_keys(kv_CHTD[0].to(slots.device), shift, rope))
-            copy_into(slots[1], kv_CHTD[1])
+        if self._positions is not None:
+            assert positions is not None, "a window needs the positions of what is written"
+            self._positions.put(row, first, positions)
+        parts = iter(kv.flatten(0, 1) if isinstance(kv, Tensor) else kv)
+        for layer, layer_spec in zip(self.layers, self.spec.layers, strict=True):
+            for slots_BHTD, spec in zip(layer.tensors, layer_spec.slot_tensors, strict=True):
+                part_HTD = next(parts)
+                num_heads, num_tokens, _ = part_HTD.shape
+                self._touch(row, first + num_tokens)
+                slots_HTD = slots_BHTD[row, first_head : first_head + num_heads, first : first + num_tokens]
+                if spec.rope is not None:
+                    part_HTD = rotate_keys(part_HTD.to(slots_HTD.device), shift, spec.rope)
+                copy_into(slots_HTD, part_HTD)
+            for state_BS in layer.states:
+                part_11S = next(parts)
+                if has_states and part_11S.numel():
+                    state_BS[row].copy_(part_11S[0, 0])
+
+    def positions_of(self, row: int, first: int, count: int) -> list[Tensor] | None:
+        """The positions of a row's slots [first, first + count), as `write` takes them; None if nothing needs them."""
+        if self._positions is None:
+            return None
+        slots = slice(first, first + count)
+        return [self._positions.of(layer)[row, slots].clone() for layer in range(self.spec.num_layers)]
 
     def extend(self, lengths: Sequence[int]) -> None:
         """Make the first `lengths[b]` slots of each row valid."""
@@ -217,24 +225,45 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         reserve: Reserve = empty_bytes,
         *,
         kept: Sequence[Sequence[Tensor]] | None = None,
-    ) -> Tensor:
-        """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D].
+        first_row: int = 0,
+        has_states: bool = False,
+        states: Sequence[Tensor] = (),
+    ) -> InMemoryKV:
+        """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another, beginning with `first_row`;
+        with `has_states` their states too: the present ones, or `states` (see `copy_states`).
 
         With `kept` only some: in layer l and row b the `lengths[b]` slots `kept[l][b]`, counted from `begins[b]` on.
         `reserve` returns the flat uint8 tensor to write to, for a number of bytes and the cache's device.
         """
-        spec = self.spec
-        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
-        num_bytes = sum(lengths) * spec.bytes_per_token
-        kv_LCHTD = reserve(num_bytes, self.layers[0].kv_CBHTD.device).view(spec.torch_dtype).view(shape)
-        for row, (first, part_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
-            for index, (layer, part_CHTD) in enumerate(zip(self.layers, part_LCHTD, strict=True)):
-                if kept is None:
-                    copy_into(part_CHTD, layer.kv_CBHTD[:, row, :, first : first + part_CHTD.shape[2]])
-                else:
-                    slots_T = (kept[index][row] + first).to(layer.kv_CBHTD.device)
-                    copy_into(part_CHTD, layer.kv_CBHTD[:, row].index_select(2, slots_T))
-        return kv_LCHTD
+        layout = KVLayout(self.spec, tuple(lengths), has_states=has_states and self.spec.has_states)
+        buffer = reserve(layout.num_bytes, self.device)
+        own = iter(states or self.copy_states(first_row, len(lengths)) if layout.has_states else ())
+        blocks = layout.block_views(buffer)
+        for index, layer in enumerate(self.layers):
+            for slots_CBHTD in layer.blocks:
+                for number, part_CHTD in enumerate(next(blocks).split(list(lengths), dim=2)):
+                    slots_CHTD, first = slots_CBHTD[:, first_row + number], begins[number]
+                    if kept is None:
+                        copy_into(part_CHTD, slots_CHTD[:, :, first : first + part_CHTD.shape[2]])
+                    else:
+                        slots_T = (kept[index][number] + first).to(slots_CHTD.device)
+                        copy_into(part_CHTD, slots_CHTD.index_select(2, slots_T))
+            for _ in layer.states:
+                block_11BS = next(blocks)
+                if layout.has_states:
+                    block_11BS[0, 0].copy_(next(own))
+        return InMemoryKV(layout, buffer)
+
+    def copy_states(self, first_row: int = 0, num_rows: int | None = None) -> list[Tensor]:
+        """Copy the states of some rows, by default of all that are active: [B, S] each, in the order of the layers."""
+        stop = len(self.lengths) if num_rows is None else first_row + num_rows
+        return [state_BS[first_row:stop].clone() for layer in self.layers for state_BS in layer.states]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first layer: memory is copied to it."""
+        device: torch.device = self.layers[0].device
+        return device
 
     def fork(self, times: int) -> None:
         """Append `times` − 1 copies of every row to the batch: copy c of row b of B is row c · B + b.
@@ -252,34 +281,60 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths = self.lengths * times
 
     def repeat_slots(self, row: int, rows: Sequence[int], first: int, stop: int) -> None:
-        """Copy slots `first` … `stop` − 1 of a row to the same slots of other rows, evenly spaced. `extend` makes them
-        valid."""
+        """Copy slots `first` … `stop` − 1 of a row to the same slots of other rows, evenly spaced, and its states.
+        `extend` makes the slots valid."""
+        if not rows:
+            return
         for other in rows:
             self._touch(other, stop)
+            if self._positions is not None:
+                self._positions.copy_row(row, other, stop)
         step = rows[1] - rows[0] if len(rows) > 1 else 1
-        for layer in self.layers if rows else ():
-            slots_CbHTD = layer.kv_CBHTD[:, rows[0] : rows[-1] + 1 : step]
-            slots_CbHTD[:, :, :, first:stop] = layer.kv_CBHTD[:, row : row + 1, :, first:stop]
+        others = slice(rows[0], rows[-1] + 1, step)
+        for slots_CBHTD in self._blocks():
+            slots_CBHTD[:, others, :, first:stop] = slots_CBHTD[:, row : row + 1, :, first:stop]
+        for state_BS in self._states():
+            state_BS[others] = state_BS[row]
 
     def drop_row(self, row: int) -> None:
         """Remove a row from the batch: the last active row is copied to its place, the others do not move."""
         last, length = len(self.lengths) - 1, self.lengths[-1]
         if row != last:
             self.detach_all()
-            for layer in self.layers:
-                layer.kv_CBHTD[:, row, :, :length] = layer.kv_CBHTD[:, last, :, :length]
-                layer.kv_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
+            for slots_CBHTD in self._blocks():
+                slots_CBHTD[:, row, :, :length] = slots_CBHTD[:, last, :, :length]
+                slots_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
+            for state_BS in self._states():
+                state_BS[row] = state_BS[last]
+            if self._positions is not None:
+                self._positions.copy_row(last, row, length)
             self._touch(row, length)
         self.lengths[row] = length
         self.lengths.pop()
 
     def _zero_row(self, row: int) -> None:
-        for layer in self.layers if self._num_touched[row] else ():
-            layer.kv_CBHTD[:, row, :, : self._num_touched[row]].zero_()
+        for slots_CBHTD in self._blocks() if self._num_touched[row] else ():
+            slots_CBHTD[:, row, :, : self._num_touched[row]].zero_()
+        for state_BS in self._states():
+            state_BS[row].zero_()
         self._num_touched[row] = 0
+
+    def _blocks(self) -> Iterator[Tensor]:
+        """The slots [C, B, H, T, D] of all layers, one or several tensors of one shape together."""
+        for layer in self.layers:
+            yield from layer.blocks
+
+    def _states(self) -> Iterator[Tensor]:
+        """The states [B, S] of all layers."""
+        for layer in self.layers:
+            yield from layer.states
 
     def _touch(self, row: int, num_slots: int) -> None:
         self._num_touched[row] = max(self._num_touched[row], num_slots)
+
+
+def _zeros_on(device: torch.device) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
+    return lambda shape, dtype: _zeros(shape, dtype, device)
 
 
 @torch.inference_mode(False)  # a cache that grows within a turn is zeroed between turns, too
@@ -295,7 +350,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
         # Private: pages of a shared mapping are allocated even when they are only read.
         pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        _, num_rows, _, num_slots, _ = shape
+        *_, num_rows, _, num_slots, _ = shape
         raise CacheError(
             f"a KV cache of {num_rows} questions × {num_slots} tokens takes {format_bytes(num_bytes)} in every layer, "
             "more than this machine has: use a smaller batch_size, max_new_tokens or latent_steps"

@@ -5,18 +5,19 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.memory import KVCacheSpec, rotate_keys
+from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
-from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
+from latentmas_ray.models.kv_spec import check_attention, probed_spec, text_config
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.layers import cached_layers
+from latentmas_ray.models.probe import probe
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
@@ -33,35 +34,23 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
         check_config(model.config, name)
         check_build(model, name)
         model.eval().requires_grad_(False)
-        model.set_attn_implementation(attention.NAME)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         check_tokenizer(tokenizer, model, name)
         chat.check_template()
-        check_model(lm)
+        return probe(lm)
     except LatentMASError:
         raise
     except _UNUSUAL as error:
         expected = "it must work like a usual decoder-only model of transformers"
         raise ModelError("model", name, f"{expected}: {type(error).__name__}: {first_line(error)}") from error
-    return lm
 
 
 def check_config(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
-    if config.get_text_config() is not config:
-        raise ModelError("model", name, f"it must be a text-only model; {type(config).__name__} has other parts")
-    kinds = getattr(config, "layer_types", None)
-    other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
-    if not kinds and getattr(config, "sliding_window", None):
-        other = [f"sliding_window={config.sliding_window}"]
-    if other:
-        raise ModelError(
-            "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
-        )
-    rope_spec(config, name)
+    check_attention(config, name)
 
 
 def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
@@ -80,14 +69,18 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
-    spec = kv_cache_spec(
+    with torch.inference_mode(), ranks.collective():
+        device, token = model.get_input_embeddings().weight.device, text_config(model.config).vocab_size // 2
+        layers = cached_layers(model.get_decoder(), device, token)
+    return probed_spec(
         model.config,
         name,
+        layers,
         architecture=type(model).__name__,
         dtype=_dtype_name(model, name),
         weights_revision=weights_revision(model, ranks),
+        shard=ranks.shard,
     )
-    return spec.of_shard(ranks.shard)
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:
@@ -98,8 +91,8 @@ def check_build(model: PreTrainedModel, name: str) -> None:
         expected = f"all its weights must lie on GPUs or on the CPU; {len(away)} are offloaded or empty, like {away[0]}"
         raise ModelError("model", name, expected)
     own = getattr(model.config, "_attn_implementation", "sdpa")
-    if own not in ("sdpa", attention.NAME):  # the engine's attention may not compute the same as the others
-        raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")
+    if own not in ("eager", "sdpa", attention.NAME):  # the others may compute something else than a family's own
+        raise ModelError("model", name, f"its attn_implementation must be 'sdpa' or 'eager', not {own!r}")
     for buffer_name, buffer in model.named_buffers():
         if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
             raise ModelError(
@@ -133,7 +126,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
 
 def _configured_ids(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
     """The special tokens of the configuration and of the generation configuration, with their fields."""
-    for kind, config in (("", model.config), ("generation ", getattr(model, "generation_config", None))):
+    text = text_config(model.config)
+    parts = [("", model.config), ("text ", text)] if text is not model.config else [("", model.config)]
+    for kind, config in (*parts, ("generation ", getattr(model, "generation_config", None))):
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             for one in _token_ids(getattr(config, key, None)):
                 yield f"{kind}{key}", one
@@ -155,52 +150,5 @@ def _dtype_name(model: PreTrainedModel, name: str) -> str:
 def _stop_ids(model: PreTrainedModel) -> list[int]:
     """The end tokens of the configuration and of the generation configuration; some models name several, or others in
     each of the two."""
-    configs = (model.config, getattr(model, "generation_config", None))
+    configs = (model.config, text_config(model.config), getattr(model, "generation_config", None))
     return [one for config in configs for one in _token_ids(getattr(config, "eos_token_id", None))]
-
-
-_NUM_TOKENS = 10
-_SHIFT = 37
-# Relative to the largest value: rounding of the dtype over a model's depth, far below what a wrong position does.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
-
-
-@torch.inference_mode()
-def check_model(lm: LanguageModel) -> None:
-    """Test a freshly loaded model by a few forwards, whatever its architecture.
-
-    Raises ModelError if its keys cannot be moved by RoPE, if a prompt fed in two parts gives another result than in
-    one, or if the vocabulary projection of the last hidden state differs from the model's logits.
-    """
-    # From the whole vocabulary: the first ids are often control tokens. On a row of these, a trained model can amplify
-    # the rounding of bfloat16 to a fifth of a key (SmolLM2-135M), where ordinary tokens give one percent.
-    ids = torch.arange(1, _NUM_TOKENS + 1)[None] * lm.model.config.vocab_size // (_NUM_TOKENS + 1)
-    whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
-    chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
-    moved, keys_moved = _run_chunks(lm, ids, [_NUM_TOKENS], start=_SHIFT)
-    with lm.ranks.collective():
-        logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
-    projected = lm.logits(whole[None])[0]
-    with lm.ranks.all_or_none():  # each rank compares its own heads
-        _check_close(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
-        _check_close(lm, whole, moved, "only the distance between positions may matter to it")
-        _check_close(lm, whole, chunks, "a prompt read in two chunks must be the prompt read in one")
-        _check_close(lm, projected, logits, "its logits must be the projection of the last hidden state")
-
-
-def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, Tensor]:
-    cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
-    cache.open(1)
-    hidden_TE = torch.empty(0)
-    for chunk_T in ids_1T[0].split(chunks):
-        positions_T = start + cache.lengths[0] + torch.arange(len(chunk_T), device=lm.device)
-        cache.begin_step([len(chunk_T)])
-        hidden_TE = lm.hidden_states(lm.embed(chunk_T), positions_T, cache)
-        cache.end_step()
-    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS])[:, 0]
-
-
-def _check_close(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
-    error = float((got.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max().cpu())
-    if not error <= _TOLERANCE[lm.spec.dtype]:
-        raise ModelError("model", lm.name, f"{rule} (relative error {error:.2g})")

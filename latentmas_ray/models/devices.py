@@ -17,7 +17,7 @@ from transformers.distributed import DistributedConfig
 
 from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
-from latentmas_ray.models.kv_spec import config_dims
+from latentmas_ray.models.kv_spec import config_dims, keeps_states
 from latentmas_ray.units import format_bytes
 
 FIELD = "tp"  # the flag that asks for ranks
@@ -82,6 +82,11 @@ def check_divisible(config: PretrainedConfig, name: str, num_ranks: int) -> None
         expected = f"it must be 1: transformers has no tensor-parallel plan for {name} ({type(config).__name__})"
         raise ModelError(FIELD, num_ranks, expected)
     dims = config_dims(config)
+    if dims.latent_dim and num_ranks > 1:
+        expected = f"it must be 1: all heads of {name} share one latent, which every rank would hold"
+        raise ModelError(FIELD, num_ranks, expected)
+    if num_ranks > 1 and keeps_states(config):
+        raise ModelError(FIELD, num_ranks, f"it must be 1: states of {name} are not divided over ranks")
     heads, kv_heads = dims.num_heads, dims.num_kv_heads
     if heads % num_ranks or kv_heads % num_ranks:
         good = [str(count) for count in range(1, kv_heads + 1) if heads % count == kv_heads % count == 0]

@@ -20,7 +20,7 @@ from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
 from latentmas_ray.models.devices import choose_device
-from latentmas_ray.models.kv_spec import max_positions
+from latentmas_ray.models.kv_spec import keeps_states, max_positions
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import translated, warn_without_template
 from latentmas_ray.parallel.ranks import ALONE, Ranks
@@ -82,6 +82,11 @@ class GivenModel:
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if its configuration has none."""
         return max_positions(self._model.config)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether some of its layers keep states instead of keys, or next to them."""
+        return keeps_states(self._model.config)
 
     def load(self, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE) -> LanguageModel:
         """Return the checked model, which shares the weights. `device` auto keeps its device; in an actor it uses a GPU

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.models.attention import packed
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.kv_spec import max_positions
+from latentmas_ray.models.kv_spec import PositionLimit, position_limit, scales_by_length, text_config
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
@@ -30,11 +31,17 @@ class LanguageModel:
     chat: ChatTokenizer
     spec: KVCacheSpec
     ranks: Ranks = ALONE
+    # Whether a layer's state is only continued by one token after another, as in transformers' Mamba.
+    continues_singly: bool = False
+    # Whether the model scales its logits as its text configuration says; some vision-language models do not.
+    scales_logits: bool = True
 
     @cached_property
     def decoder(self) -> nn.Module:
         """The model without its vocabulary projection."""
         decoder: nn.Module = self.model.get_decoder()
+        if decoder is self.model:  # Llama 4 without images has itself
+            decoder = next(child for child in self.model.children() if isinstance(child, PreTrainedModel))
         return decoder
 
     @property
@@ -50,8 +57,27 @@ class LanguageModel:
 
     @property
     def max_positions(self) -> int | None:
-        """The maximum number of positions; None if the configuration has none."""
-        return max_positions(self.model.config)
+        """The maximum number of positions; None if there is no limit."""
+        limit = self.position_limit
+        return None if limit is None else limit.num_positions
+
+    @property
+    def positions_bound(self) -> str:
+        """Why it has only `max_positions`, and what to do about it, in one line; empty where it is made for no more."""
+        limit = self.position_limit
+        if limit is None or not limit.reason:
+            return ""
+        remedies = "fewer latent steps, a shorter prompt, fewer agents before it or another model"
+        return f"model {self.name} can use {limit.num_positions}: {limit.reason}; use {remedies}"
+
+    @cached_property
+    def position_limit(self) -> PositionLimit | None:
+        """The maximum number of positions and its reason; None if there is no limit."""
+        return position_limit(text_config(self.model.config))
+
+    @cached_property
+    def _scales_by_length(self) -> bool:
+        return scales_by_length(text_config(self.model.config))
 
     @property
     def is_tied(self) -> bool:
@@ -95,16 +121,39 @@ class LanguageModel:
 
         Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
-        with self.ranks.collective():
+        if self.spec.has_states:
+            return self._by_call(embeds_NE, positions_N, cache)
+        if self._scales_by_length:
+            cache.packing.seen = positions_N - torch.arange(len(positions_N), device=positions_N.device)
+        with self.ranks.collective(), packed(cache.packing):
             output = self.decoder(
                 inputs_embeds=embeds_NE[None],
                 attention_mask=self._no_mask,
                 position_ids=positions_N[None],
                 past_key_values=cache,
                 use_cache=True,
-                packing=cache.packing,
             )
         hidden_NE: Tensor = output.last_hidden_state[0]
+        return hidden_NE
+
+    def _by_call(self, embeds_NE: Tensor, positions_N: Tensor, cache: BatchCache) -> Tensor:
+        """Like `hidden_states` where layers keep states: one forward for all rows with one token each, and one for each
+        other row, so that no state sees another row's tokens."""
+        hidden_NE = torch.empty_like(embeds_NE, device=self.device)
+        for call in cache.packing.calls:
+            is_split = self.continues_singly and call.count > 1 and call.starts[0] > 0
+            for one in call.single_tokens() if is_split else [call]:
+                shape = (one.num_rows, one.count)
+                packing = cache.begin_call(one)
+                with self.ranks.collective(), packed(packing):
+                    output = self.decoder(
+                        inputs_embeds=embeds_NE[one.tokens].unflatten(0, shape),
+                        attention_mask=self._no_mask,
+                        position_ids=positions_N[one.tokens].unflatten(0, shape),
+                        past_key_values=cache,
+                        use_cache=True,
+                    )
+                hidden_NE[one.tokens] = output.last_hidden_state.flatten(0, 1).to(hidden_NE.device)
         return hidden_NE
 
     @cached_property
@@ -113,11 +162,13 @@ class LanguageModel:
         return torch.zeros(1, 1, 1, 1, dtype=self.spec.torch_dtype, device=self.device)
 
     def logits(self, hidden_BE: Tensor) -> Tensor:
-        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap."""
+        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap if `scales_logits`."""
         head = self.model.get_output_embeddings()
         with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
-        config = self.model.config
+        config = text_config(self.model.config)
+        if not self.scales_logits:
+            return logits
         if getattr(config, "logits_scaling", None):
             logits = logits / config.logits_scaling
         if getattr(config, "logit_scale", None):

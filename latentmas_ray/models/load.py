@@ -10,8 +10,11 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RevisionNotFoundError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -31,7 +34,7 @@ from latentmas_ray.models.devices import (
     shard_arguments,
 )
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.names import check_name, find_path
+from latentmas_ray.models.names import check_name, check_place, find_path
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
@@ -79,9 +82,20 @@ def warn_without_template(lm: LanguageModel) -> None:
 def check_configuration(name: str, revision: str | None) -> None:
     """Find and check a model's configuration; part of `check_name`. Raises ModelError."""
     with translated(name, "it must be tiny, small, a model folder or a hub id"):
-        if find_path(name) is None:
-            _find_on_hub(name, revision)
-        check_config(_read_config(name, revision), name)
+        check_config(_found_config(name, revision), name)
+
+
+def read_config(name: str, revision: str | None = None) -> PretrainedConfig:
+    """The configuration of a model that may be one that cannot collaborate. Raises ModelError where there is none."""
+    check_place(name, revision)
+    with translated(name, "it must be tiny, small, a model folder or a hub id"):
+        return _found_config(name, revision)
+
+
+def _found_config(name: str, revision: str | None) -> PretrainedConfig:
+    if find_path(name) is None:
+        _find_on_hub(name, revision)
+    return _read_config(name, revision)
 
 
 def _find_on_hub(name: str, revision: str | None) -> None:
@@ -117,11 +131,11 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
     """Load the weights. `where` holds the arguments of `from_pretrained` for devices or ranks."""
     check_name(name, revision)
     with translated(name, "its weights must load"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(_read_config(name, revision)).from_pretrained(
             location_of(name),
             trust_remote_code=False,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
-            attn_implementation="sdpa",
+            attn_implementation="eager",  # every family has it; the probe sets the engine's
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
             **where,
@@ -136,6 +150,14 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
         )
         raise ModelError("model", name, expected)
     return model
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """The transformers class that makes the model of a configuration: of a vision-language model that has no class for
+    text alone it is the whole model."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -189,8 +211,8 @@ def _device_map(name: str, dtype: str, place: torch.device, revision: str | None
     with torch.device("meta"):
         # Weights without a dtype in the configuration count as float32, the largest possible.
         chosen = (config.dtype or torch.float32) if dtype == "auto" else DTYPES[dtype]
-        empty = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=chosen, attn_implementation="sdpa"
+        empty = auto_class(config).from_config(
+            config, trust_remote_code=False, dtype=chosen, attn_implementation="eager"
         )
     return place_weights(empty, name, map(_free_bytes, range(torch.cuda.device_count())))
 

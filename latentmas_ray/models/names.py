@@ -22,6 +22,17 @@ def check_name(name: str, revision: str | None = None) -> None:
     Raises ModelError for a folder without a model, for a hub id or revision that is neither in the local cache nor on
     the hub, for a revision of a model that has none, and for a model that cannot collaborate.
     """
+    check_place(name, revision)
+    if name in EMBEDDED_MODELS:
+        return
+    from latentmas_ray.models.load import check_configuration  # transformers takes seconds to import
+
+    check_configuration(name, revision)
+
+
+def check_place(name: str, revision: str | None = None) -> None:
+    """Check that a name can be that of a model; reads nothing but the list of a folder's files, and does not query the
+    hub. Raises ModelError."""
     path = find_path(name)
     if revision is not None and path is not None:
         kind = f"the embedded model {name}" if name in EMBEDDED_MODELS else f"{name} is a folder, and"
@@ -32,9 +43,6 @@ def check_name(name: str, revision: str | None = None) -> None:
         raise ModelError("model", name, "there is no such folder; give tiny, small, a model folder or a hub id")
     if path is not None:
         _check_folder(path, name)
-    from latentmas_ray.models.load import check_configuration  # transformers takes seconds to import
-
-    check_configuration(name, revision)
 
 
 def _may_be_on_hub(name: str) -> bool:
@@ -66,6 +74,17 @@ def known_positions(name: str, revision: str | None = None) -> int | None:
     from latentmas_ray.models.load import load_config
 
     return max_positions(load_config(name, revision))
+
+
+def known_states(name: str, revision: str | None = None) -> bool:
+    """Whether layers of a model that `check_name` has accepted keep states, from its configuration alone. Raises
+    ModelError."""
+    if name in EMBEDDED_MODELS:
+        return False
+    from latentmas_ray.models.kv_spec import keeps_states
+    from latentmas_ray.models.load import load_config
+
+    return keeps_states(load_config(name, revision))
 
 
 def absolute_name(name: str) -> str:

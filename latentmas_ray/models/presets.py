@@ -16,7 +16,7 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.compat import wrap
-from latentmas_ray.models.kv_spec import kv_cache_spec
+from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import load_config, load_model
 from latentmas_ray.placement.model_dims import PRESETS
@@ -175,4 +175,5 @@ def kv_shape(name: str, *, dtype: str = "auto") -> KVCacheSpec:
         architecture=(getattr(config, "architectures", None) or [type(config).__name__])[0],
         dtype=own if dtype == "auto" else dtype,
         weights_revision="shape alone",  # no model reads such memory
+        rope=rope_spec(config, name),
     )

@@ -25,6 +25,9 @@ class AttentionDims:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    latent_dim: int = 0  # of a latent attention's compressed key and value, which it caches instead of both; 0: none
+    rotary_key_dim: int = 0  # of the rotary part of a latent attention's key, which it caches too
+    num_other_layers: int = 0  # that cache no keys: they keep a state, have no attention, or read another layer's keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,9 @@ class ModelDims:
     is_tied: bool
     dtype: str = "bfloat16"  # of the weights
     stored_parameters: int | None = None
+    latent_dim: int = 0
+    rotary_key_dim: int = 0
+    num_other_layers: int = 0
 
     @property
     def shared_out_parameters(self) -> int:
@@ -62,8 +68,16 @@ class ModelDims:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of KV per token, all layers together: 2·L·H·D·itemsize."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.itemsize
+        """Bytes of KV per token, all L layers that cache keys together: 2·L·H·D·itemsize; with latent attention
+        L·(R + r)·itemsize, R numbers of the latent and r of the key's rotary part."""
+        if self.latent_dim:
+            return self.num_kv_layers * (self.latent_dim + self.rotary_key_dim) * self.itemsize
+        return 2 * self.num_kv_layers * self.num_kv_heads * self.head_dim * self.itemsize
+
+    @property
+    def num_kv_layers(self) -> int:
+        """The layers that cache keys and values, or a latent of both."""
+        return self.num_layers - self.num_other_layers
 
     @property
     def itemsize(self) -> int:
@@ -177,13 +191,17 @@ def dims_of_folder(folder: Path) -> ModelDims:
 
 
 def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
-    """Read the dimensions from the content of a transformers config.json. Raises ModelError if one is missing."""
+    """Read the dimensions from the content of a transformers config.json; of a vision-language model those of its text
+    decoder. Raises ModelError if one is missing."""
+    if isinstance(config, Mapping) and isinstance(text := config.get("text_config"), Mapping):
+        whole = {key: value for key, value in config.items() if key in ("dtype", "torch_dtype", "tie_word_embeddings")}
+        config = {**text, **whole}
     try:
         attention = attention_dims(config)
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
         dims = ModelDims(
             **asdict(attention),
-            mlp_size=int(config["intermediate_size"]),
+            mlp_size=int(config["intermediate_size"] if "intermediate_size" in config else config["ffn_hidden_size"]),
             vocab_size=int(config["vocab_size"]),
             is_tied=bool(config.get("tie_word_embeddings", False)),
             dtype=dtype if dtype in DTYPE_BYTES else "bfloat16",
@@ -192,7 +210,7 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
         raise ModelError(
             "model", name, f"its configuration must have the sizes of a dense decoder: {error!r}"
         ) from None
-    counts = [getattr(dims, field.name) for field in fields(dims) if field.type is int]
+    counts = [getattr(dims, field.name) for field in fields(dims) if field.type is int and field.default != 0]
     if min(counts) < 1:
         raise ModelError("model", name, "the sizes in its configuration must be at least 1")
     return dims
@@ -201,14 +219,40 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
 def attention_dims(config: Mapping[str, Any]) -> AttentionDims:
     """Read the attention sizes from a transformers configuration, as its config.json has it. Raises KeyError for a
     missing size, and TypeError or ValueError for one that is not a number."""
-    heads = int(config["num_attention_heads"])
+    heads, latent = int(config["num_attention_heads"]), int(config.get("kv_lora_rank") or 0)
+    num_layers = _num_layers(config)
     return AttentionDims(
-        num_layers=int(config["num_hidden_layers"]),
+        num_layers=num_layers,
         hidden_size=int(config["hidden_size"]),
         num_heads=heads,
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+        latent_dim=latent,
+        rotary_key_dim=int(config["qk_rope_head_dim"]) if latent else 0,
+        num_other_layers=_num_other_layers(config, num_layers),
     )
+
+
+def _num_layers(config: Mapping[str, Any]) -> int:
+    """The number of layers. A list of their kinds stands for it in some configurations; LongCat counts pairs."""
+    if "num_hidden_layers" not in config and "num_layers" in config:
+        return 2 * int(config["num_layers"])
+    return int(config.get("num_hidden_layers") or len(config["layers_block_type"]))
+
+
+def _num_other_layers(config: Mapping[str, Any], num_layers: int) -> int:
+    """How many layers cache no keys, as far as a configuration says."""
+    if (kinds := config.get("layer_types") or config.get("layers_block_type")) is not None:
+        others = sum(("attention" not in kind and "hybrid" not in kind) or "linear" in kind for kind in kinds)
+    elif (pattern := config.get("hybrid_override_pattern")) is not None:  # Nemotron-H: * is attention
+        others = num_layers - pattern.count("*")
+    elif (indices := config.get("attn_layer_indices")) is not None:
+        others = num_layers - len(indices)
+    elif period := int(config.get("attn_layer_period") or 0):
+        others = num_layers - len(range(int(config.get("attn_layer_offset") or 0), num_layers, period))
+    else:
+        others = 0
+    return others + int(config.get("num_kv_shared_layers") or 0)
 
 
 def _parameters_in(path: Path) -> int:

@@ -197,10 +197,10 @@ class Journal:
                 self._drop_outdated()
             self._answers.update(changed)
             rows = {name: encode_row(answer.to_row()) for name, answer in self._answers.items()}
-            write_atomically(self._folder / RESULTS_NAME, b"".join(rows.values()))
+            write_atomically(self.folder / RESULTS_NAME, b"".join(rows.values()))
             self._digests = {name: _digest(row) for name, row in rows.items()}
         except OSError as error:
-            raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
+            raise RunError(f"results cannot be written to {self.folder}: {error.strerror or error}") from error
 
     def finish(self, summary: Summary) -> Summary:
         """Complete the journal of a finished run: sort rows by question and write summary.json.

@@ -161,8 +161,12 @@ def _family_obstacle(config: RunConfig, topology: Topology, agent: Agent) -> str
     """Return why `auto` does not read an agent's model with vLLM; None if it does. Raises ModelError."""
     if (model := _configuration(team_of(config, topology).by_agent[agent.name])) is None:
         return None
+    from latentmas_ray.models.kv_spec import may_have_windows  # needs transformers, which has been imported for `model`
+
     architecture = next(iter(getattr(model, "architectures", None) or ()), type(model).__name__)
-    return None if architecture in SAME_IN_VLLM else f"{architecture} is not known to be the same in vLLM"
+    if architecture not in SAME_IN_VLLM:
+        return f"{architecture} is not known to be the same in vLLM"
+    return "vLLM reads no memory of a model with sliding windows" if may_have_windows(model) else None
 
 
 def _weights_obstacle(config: RunConfig, topology: Topology, agent: Agent) -> _Obstacle | None:

@@ -41,6 +41,7 @@ from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.system.team.positions import check_steps_fit
 from latentmas_ray.system.team.run_models import RunModels, team_of
+from latentmas_ray.system.team.states import check_states
 from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
@@ -105,7 +106,7 @@ class Setup:
         tasks.check_task(self.config.task)  # before the model, which may be on the hub
         self._models = RunModels.of(self.config, self.topology, given)
         self._models.check(self.config, self.topology)
-        check_steps_fit(self.config, self.topology, self._models.positions())
+        self._check_models(self.config, self.topology)
         self._observer = observer
         self.spans = SpanCalls(self.config.otel)
         self.part = WHOLE_CLUSTER  # of the cluster, which the runtime uses
@@ -151,9 +152,8 @@ class Setup:
         if they are given. Raises InputError kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
-        limits = self._models.of_agents(config, topology).positions()
         self._warn_of_unused(config, changes.keys() - {"task"})
-        check_steps_fit(config, topology, limits)
+        limits = self._check_models(config, topology)
         asked = tasks.load_questions(config.task, config.limit) if own is None else own
         return self._evaluation(config, topology, asked, limits, is_changed=bool(changes))
 
@@ -164,9 +164,8 @@ class Setup:
         config = make_config({**self.config.model_dump(), **changes})
         check_controls(names, config)
         topology = self.topology_for(config)
-        limits = self._models.of_agents(config, topology).positions()
         self._warn_of_unused(config, changes.keys() - {"task"})
-        check_steps_fit(config, topology, limits)
+        limits = self._check_models(config, topology)
         questions = tasks.load_questions(config.task, config.limit)
         evaluations = {}
         for name in names:
@@ -212,6 +211,15 @@ class Setup:
             decide=decision,
             observe=Observers(self._observer).on_event,
         )
+
+    def _check_models(self, config: RunConfig, topology: Topology) -> Mapping[str, int | None]:
+        """Return the positions of each agent's model. Raises ConfigError, TopologyError and ModelError for a run that
+        the models cannot do."""
+        models = self._models.of_agents(config, topology)
+        limits = models.positions()
+        check_steps_fit(config, topology, limits)
+        check_states(config, topology, models.with_states())
+        return limits
 
     def topology_for(self, config: RunConfig) -> Topology:
         """Return the topology that runs: the configured one, or the task's own one of that name, after method and

@@ -11,6 +11,7 @@ from latentmas_ray.tasks.choices.options import Options, find_options
 from latentmas_ray.tasks.grading.choice import options_of
 from latentmas_ray.tasks.grading.code import code_question
 from latentmas_ray.tasks.grading.code_record import check_code_record, some_keys
+from latentmas_ray.tasks.images import check_no_image
 from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind, Question
 from latentmas_ray.tasks.registry import find_benchmark, plain_name
 
@@ -56,6 +57,7 @@ def check_record(
     A record without an id gets the default one. If it `needs_id`, then only in the form of another benchmark, many of
     which have no ids: with options, or other names for question or gold.
     """
+    check_no_image(record, where)
     kind = _kind(record, where)
     if kind is None and "test" in record and ("prompt" in record or "entry_point" in record):
         kind = "code"

@@ -73,6 +73,15 @@ def _annotated(owner: type) -> set[str]:
     return declared.union(vars(owner).get("__annotations__", ()))
 
 
+def check_windows(spec: KVCacheSpec, model: str) -> None:
+    """Raise ModelError for a model with sliding windows: vLLM counts them in slots and frees what has left one, while
+    memory may have holes and branches that were moved."""
+    layer = next((layer for layer, window in enumerate(spec.windows) if window is not None), None)
+    if layer is not None:
+        expected = f"vLLM reads memory of layers that see everything; layer {layer} has a sliding window of"
+        raise ModelError("model", model, f"{expected} {spec.windows[layer]} positions: {_ADVICE}")
+
+
 def check_layers(vllm_config: Any, spec: KVCacheSpec, model: str) -> None:
     """Raise ModelError unless vLLM's attention layers cache what `spec` says, and can be written to; ConfigError if
     they are not those of the version that is supported."""

@@ -145,7 +145,7 @@ def _try_load(layers: Sequence[PagedLayer], load: MemoryLoad) -> str | None:
     if (registered := REGISTRY.get(load.key)) is None:
         return "it is not registered"
     try:
-        write_memory(layers, registered.memory, registered.rope, load.span, REGISTRY.stats)
+        write_memory(layers, registered.memory, registered.ropes, load.span, REGISTRY.stats)
     except _LOAD_ERRORS as error:
         return first_line(error)
     return None

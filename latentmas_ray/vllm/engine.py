@@ -107,7 +107,7 @@ class VllmTextEngine:
             # vLLM knows cached blocks by their token ids, and all memories have the same placeholders.
             # Those of one group are the same, and its blocks are shared while one of them runs.
             prompt["cache_salt"] = self._salt(request)
-            REGISTRY.add(request.key, memory, self.spec.rope)
+            REGISTRY.add(request.key, memory, self.spec.ropes)
         try:
             parameters = self._parameters(request, has_memory=memory is not None, num_logprobs=num_logprobs)
             self._engine().add_request(request.key, prompt, parameters)

@@ -58,9 +58,11 @@ def load_text_engine(
         expected = "vLLM reads models from folders: save this one with save_pretrained, or use engine transformers"
         raise ModelError("model", model.name, expected)
     prepare_vllm()
+    from latentmas_ray.vllm.checks import check_windows
     from latentmas_ray.vllm.reference import make_reference
 
     reference = make_reference(model, dtype=dtype, revision=revision, shard=shard)  # before vLLM changes the process
+    check_windows(reference.spec, model)
     divided: dict[str, Any] = {}
     if shard is not None and shard.world_size > 1:
         enter_launched_group(shard.rank, shard.world_size, *(rendezvous or ("", 0)))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
-from latentmas_ray.vllm.registry import WriteStats
+from latentmas_ray.memory import KVCacheSpec, rotate_keys
+from latentmas_ray.vllm.registry import Ropes, WriteStats
 from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory
 
 
@@ -82,7 +82,7 @@ def check_memory(memory: QuestionMemory, spec: KVCacheSpec) -> None:
 
 @torch.inference_mode()
 def write_memory(
-    layers: Sequence[PagedLayer], memory: QuestionMemory, rope: RopeSpec, span: PagedSpan, stats: WriteStats
+    layers: Sequence[PagedLayer], memory: QuestionMemory, ropes: Ropes, span: PagedSpan, stats: WriteStats
 ) -> None:
     """Write the memory's tokens of `span` into the cache; adds to `stats`.
 
@@ -101,7 +101,7 @@ def write_memory(
         stats.written_bytes += num_bytes
         stats.staged_bytes += num_bytes if is_joined else 0
         # To a GPU all layers at once, still as they were sent: then rotated and laid out there.
-        for layer, kv_CHTD in zip(layers, kv_LCHTD.to(device, non_blocking=True), strict=True):
+        for layer, kv_CHTD, rope in zip(layers, kv_LCHTD.to(device, non_blocking=True), ropes, strict=True):
             key_THD = rotate_keys(kv_CHTD[0], shift, rope).transpose(0, 1)
             value_THD = kv_CHTD[1].transpose(0, 1)
             if not is_cpu:  # the kernels of CPUs take any strides, those of GPUs need the heads of a token adjacent

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.models import LanguageModel
@@ -50,6 +51,11 @@ def make_reference(model: str, *, dtype: str, revision: str | None, shard: TPRan
     Raises ModelError, and IncompatibleMemoryError if its KV heads cannot be divided.
     """
     lm = load_model(model, dtype=dtype, device="cpu", revision=revision)
+    if not lm.spec.is_uniform:
+        expected = (
+            f"vLLM takes memory as a key and a value of one shape in all layers, and it caches {lm.spec.layers[0]}"
+        )
+        raise ModelError("model", model, f"{expected}: use engine transformers")
     spec = lm.spec.of_shard(shard or WHOLE)
     return Reference(spec=spec, chat=lm.chat, max_positions=lm.max_positions, probe=_make_probe(lm, spec))
 
@@ -63,12 +69,14 @@ def _make_probe(lm: LanguageModel, spec: KVCacheSpec) -> Probe:
     cache.open(1)
     hidden_TE = torch.empty(0)
     for part_T in ids_T.split(_NUM_MEMORY_TOKENS):
-        cache.begin_step([len(part_T)])
-        positions_T = _START + cache.lengths[0] + torch.arange(len(part_T))
+        first = _START + cache.lengths[0]
+        cache.begin_step([len(part_T)], [first])
+        positions_T = first + torch.arange(len(part_T))
         hidden_TE = lm.hidden_states(lm.embed(part_T), positions_T, cache)
         cache.end_step()
     first_head = spec.shard.rank * spec.num_kv_heads
-    kv_LCHTD = cache.copy_out([0], [_NUM_MEMORY_TOKENS])[:, :, first_head : first_head + spec.num_kv_heads]
+    kv_LCHTD = cache.copy_out([0], [_NUM_MEMORY_TOKENS]).tensor()
+    kv_LCHTD = kv_LCHTD[:, :, first_head : first_head + spec.num_kv_heads]
     half = _NUM_MEMORY_TOKENS // 2
     memory = QuestionMemory(
         parts=tuple(

@@ -4,11 +4,14 @@ vLLM makes the connector itself, from the name of its module, so both meet in a 
 of an engine nothing is copied or sent for it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from latentmas_ray.memory import RopeSpec
 from latentmas_ray.writing.text_engine import QuestionMemory
+
+Ropes = Sequence[RopeSpec | None]  # of the layers
 
 
 @dataclass(kw_only=True)
@@ -24,10 +27,10 @@ class WriteStats:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegisteredMemory:
-    """A question's memory and the RoPE of its keys."""
+    """A question's memory, and the RoPE of each layer's keys."""
 
     memory: QuestionMemory
-    rope: RopeSpec
+    ropes: Ropes
 
 
 class MemoryRegistry:
@@ -44,11 +47,11 @@ class MemoryRegistry:
     def __len__(self) -> int:
         return len(self._memories)
 
-    def add(self, key: str, memory: QuestionMemory, rope: RopeSpec) -> None:
+    def add(self, key: str, memory: QuestionMemory, ropes: Ropes) -> None:
         """Register the memory of a new request."""
         with self._lock:
             assert key not in self._memories, f"request {key} has a memory already"
-            self._memories[key] = RegisteredMemory(memory=memory, rope=rope)
+            self._memories[key] = RegisteredMemory(memory=memory, ropes=ropes)
 
     def get(self, key: str) -> RegisteredMemory | None:
         """Return a request's memory; None if there is none."""

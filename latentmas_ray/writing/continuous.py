@@ -22,7 +22,8 @@ from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.writing.cache_room import CacheRoom
-from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory, TextOutput, TextRequest
+from latentmas_ray.writing.question_memory import write_memory
+from latentmas_ray.writing.text_engine import QuestionMemory, TextOutput, TextRequest
 
 PREFILL_CHUNK = 1024  # prompt tokens per step, of all rows together: bounds activations, and how long others wait
 _CPU = torch.device("cpu")
@@ -80,8 +81,8 @@ class ContinuousEngine:
         self._room = CacheRoom(lm, max_running, max_cache_bytes)
         self._prefill_chunk = prefill_chunk
         self._rows: list[_RunningQuestion] = []
-        # Questions that had to leave the cache for others, and what they had in it: [L, 2, H, T, D] on the CPU.
-        self._aside: list[tuple[_RunningQuestion, Tensor]] = []
+        # Questions that had to leave the cache for others, and their memory there, on the CPU.
+        self._aside: list[tuple[_RunningQuestion, QuestionMemory]] = []
         self._num_started = 0
         self._full_at = sys.maxsize  # so many rows run, and there was no room for another
 
@@ -111,7 +112,7 @@ class ContinuousEngine:
 
     @property
     def positions_bound(self) -> str:
-        return ""
+        return self._lm.positions_bound
 
     @property
     def max_running(self) -> int:
@@ -153,13 +154,16 @@ class ContinuousEngine:
                 f"memory up to position {memory.next_position} and {num_known} prompt tokens do not fit the "
                 f"{self.max_positions} positions of model {self.model_name}: use fewer latent steps or a shorter prompt"
             )
-        copied = replace(request, memory=replace(memory, parts=()))
+        copied = replace(request, memory=replace(memory, parts=(), layered=()))
         question = _RunningQuestion(copied, self._num_started, memory.next_position, model=self._find_model(request))
         self._add_row(question, memory, memory.num_tokens + num_known)
         self._num_started += 1
 
     def _find_model(self, request: TextRequest) -> _RunningQuestion | None:
-        """The first running question of the same group."""
+        """The first running question of the same group, whose memory can be copied: not from layers with states, which
+        have taken in its prompt, too."""
+        if self.spec.has_states:
+            return None
         members = [row for row in self._rows if request.group and row.request.group == request.group]
         return min(members, key=lambda row: row.number, default=None)
 
@@ -172,9 +176,8 @@ class ContinuousEngine:
             try:
                 if question.model is not None:
                     cache.repeat_slots(self._rows.index(question.model), [row], 0, memory.num_tokens)
-                for part in memory.parts if question.model is None else ():
-                    first, head = part.first_slot, part.first_head
-                    cache.write(row, first, part.kv_LCHTD, part.shift, self.spec.rope, first_head=head)
+                else:
+                    write_memory(cache, row, memory)
             except BaseException as error:
                 cache.drop_row(row)
                 if isinstance(error, torch.OutOfMemoryError):
@@ -275,7 +278,7 @@ class ContinuousEngine:
         with_counts = list(zip(self._rows, counts, strict=True))
         ids = [token for row, count in with_counts for token in row.inputs(count)]
         positions = [row.position + offset for row, count in with_counts for offset in range(count)]
-        cache.begin_step(counts)
+        cache.begin_step(counts, [row.position for row in self._rows])
         embeds_NE = lm.embed(torch.tensor(ids))
         hidden_NE = lm.hidden_states(embeds_NE, torch.tensor(positions, device=lm.device), cache)
         return hidden_NE.to(lm.device)
@@ -319,11 +322,13 @@ class ContinuousEngine:
             self._drop([youngest])
             return [self._refused(row, error)]
         traceback.clear_frames(error.__traceback__)  # they hold what there was no memory for
-        lengths = [*[0] * youngest, self._room.cache.lengths[youngest]]
+        length = self._room.cache.lengths[youngest]
         outputs: list[TextOutput] = []
         try:
-            kv_LCHTD = self._room.cache.copy_out([0] * len(lengths), lengths, lambda size, _: empty_bytes(size, _CPU))
-            self._aside.append((row, kv_LCHTD))
+            cache = self._room.cache
+            kv = cache.copy_out([0], [length], _on_cpu, first_row=youngest, has_states=True)
+            memory = QuestionMemory.of(kv, row.position, cache.positions_of(youngest, 0, length))
+            self._aside.append((row, memory))
         except torch.OutOfMemoryError as again:  # not even to copy it
             outputs.append(self._refused(row, again))
         self._drop([youngest])
@@ -335,15 +340,12 @@ class ContinuousEngine:
         one that has no room alone."""
         self._aside.sort(key=lambda one: one[0].number)
         while self._aside:
-            row, kv_LCHTD = self._aside[0]
+            row, memory = self._aside[0]
             is_full = len(self._rows) >= self._full_at or not self._room.fits([*self._requests, row.request])
             if self._rows and is_full:
                 return None
-            num_tokens = kv_LCHTD.shape[3]
-            part = MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=0)  # its keys are rotated as they were
-            memory = QuestionMemory(parts=(part,), num_tokens=num_tokens, next_position=row.position)
             try:
-                self._add_row(row, memory, num_tokens + max(1, row.num_unread))
+                self._add_row(row, memory, memory.num_tokens + max(1, row.num_unread))
             except CacheError as error:
                 if self._rows:
                     return None
@@ -366,6 +368,10 @@ class ContinuousEngine:
             self._rows.pop()
         if not self._rows:
             self._room.trim()
+
+
+def _on_cpu(num_bytes: int, _: torch.device) -> Tensor:
+    return empty_bytes(num_bytes, _CPU)
 
 
 def _next_uniform(row: _RunningQuestion) -> float:

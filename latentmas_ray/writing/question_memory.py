@@ -2,9 +2,22 @@
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, SegmentChunk
-from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory
+from latentmas_ray.models.cache import BatchCache
+from latentmas_ray.writing.text_engine import LayeredPart, MemoryPart, QuestionMemory
+
+
+def write_memory(cache: BatchCache, row: int, memory: QuestionMemory) -> None:
+    """Write a question's memory into a row of a cache, from its first slot on."""
+    for part in memory.parts:
+        cache.write(
+            row, part.first_slot, part.kv_LCHTD, part.shift, first_head=part.first_head, positions=part.positions
+        )
+    for one in memory.layered:
+        cache.write(row, one.first_slot, one.tensors, one.shift, has_states=one.has_states, positions=one.positions)
 
 
 def question_memories(
@@ -20,25 +33,46 @@ def question_memories(
     begins, missing, shifts = {}, {}, {}
     for placed in merged.segments:
         spec.check_same(placed.segment.spec)
-        placed.segment.layout().require_uniform()
+        placed.segment.layout().require_even()
         begins[placed.agent] = list(ends)
         ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
         missing[placed.agent] = sum(placed.segment.lengths)
         shifts[placed.agent] = placed.shifts
     parts: list[list[MemoryPart]] = [[] for _ in ends]
+    layered: list[list[LayeredPart]] = [[] for _ in ends]
     for agent, chunk in chunks:
         for question, shift in enumerate(shifts[agent]):
             if chunk.lengths[question]:
                 slot = begins[agent][question] + chunk.num_kept_before(question)
-                parts[question] += [
-                    MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head)
-                    for head, kv_LCHTD in chunk.head_views(question)
-                ]
+                positions = chunk.positions_of(question, shift)
+                for head, kv in chunk.head_views(question):
+                    if isinstance(kv, Tensor):
+                        part = MemoryPart(
+                            kv_LCHTD=kv, first_slot=slot, shift=shift, first_head=head, positions=positions
+                        )
+                        parts[question].append(part)
+                    else:
+                        num_tokens = chunk.kv.layout.lengths[question]
+                        layered[question].append(
+                            LayeredPart(
+                                tensors=kv,
+                                num_tokens=num_tokens,
+                                first_slot=slot,
+                                shift=shift,
+                                has_states=agent == merged.last,
+                                positions=positions,
+                            )
+                        )
         missing[agent] -= sum(chunk.lengths)
     if any(missing.values()):
         raise SegmentError(f"memory is missing or duplicate: {missing} tokens")
     return [
-        QuestionMemory(parts=tuple(parts[question]), num_tokens=end, next_position=merged.next_positions[question])
+        QuestionMemory(
+            parts=tuple(parts[question]),
+            num_tokens=end,
+            next_position=merged.next_positions[question],
+            layered=tuple(layered[question]),
+        )
         if end or merged.next_positions[question]
         else None
         for question, end in enumerate(ends)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory import KVCacheSpec, RecomputeInputs
+from latentmas_ray.memory import KVCacheSpec, KVSource, RecomputeInputs
 
 if TYPE_CHECKING:
     from latentmas_ray.models.chat import ChatTokenizer
@@ -31,20 +31,50 @@ class MemoryPart:
     first_slot: int  # of its first token in the memory
     shift: int  # positions by which its keys are rotated further
     first_head: int = 0
+    positions: Sequence[Tensor] | None = None  # of its tokens after the shift, see `BatchCache.write`
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayeredPart:
+    """A part of one question's memory of a model whose layers differ: tokens that follow one another."""
+
+    tensors: Sequence[Tensor]  # [H, T, D] in the order of `KVLayout.tensors`, views of a received chunk
+    num_tokens: int
+    first_slot: int
+    shift: int
+    has_states: bool = True  # whether the states among them are those after all tokens of the memory
+    positions: Sequence[Tensor] | None = None  # as of a `MemoryPart`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuestionMemory:
     """One question's memory: slots 0 … num_tokens − 1. Its prompt begins at position `next_position`, which is larger
-    than `num_tokens` where agents hand over only a part of their turns."""
+    than `num_tokens` where agents hand over only a part of their turns. It is in `parts`, or in `layered` where the
+    model's layers differ."""
 
     parts: Sequence[MemoryPart]
     num_tokens: int
     next_position: int
+    layered: Sequence[LayeredPart] = ()
+
+    @classmethod
+    def of(cls, kv: KVSource, next_position: int, positions: Sequence[Tensor] | None = None) -> "QuestionMemory":
+        """One question's whole memory, whose keys stay as they are, and where its tokens are (`BatchCache.write`)."""
+        num_tokens = kv.layout.num_tokens
+        if kv.layout.is_uniform:
+            part = MemoryPart(kv_LCHTD=kv.tensor(), first_slot=0, shift=0, positions=positions)
+            return cls(parts=(part,), num_tokens=num_tokens, next_position=next_position)
+        layered = LayeredPart(
+            tensors=kv.tensors_of(0), num_tokens=num_tokens, first_slot=0, shift=0, positions=positions
+        )
+        return cls(parts=(), num_tokens=num_tokens, next_position=next_position, layered=(layered,))
 
     def check(self, spec: KVCacheSpec) -> None:
         """Raises SegmentError unless the parts have the shape and dtype of `spec`, and together give every head of
         every token exactly once."""
+        if not spec.is_uniform:
+            self._check_layered(spec)
+            return
         shape = (spec.num_layers, 2, spec.head_dim)
         for part in self.parts:
             num_layers, num_kinds, _, _, head_dim = part.kv_LCHTD.shape
@@ -62,6 +92,24 @@ class QuestionMemory:
             edges = [0, *(edge for span in spans for edge in span), self.num_tokens]
             if any(edges[index] != edges[index + 1] for index in range(0, len(edges), 2)):
                 raise SegmentError(f"memory of {self.num_tokens} tokens gives tokens {spans} of head {head}")
+
+    def _check_layered(self, spec: KVCacheSpec) -> None:
+        wanted = [tensor for layer in spec.layers for tensor in layer.tensors]
+        shapes = [(one.num_heads, one.head_dim, one.torch_dtype) for one in wanted]
+        end = 0
+        for part in sorted(self.layered, key=lambda part: part.first_slot):
+            found = [(tensor.shape[0], tensor.shape[2], tensor.dtype) for tensor in part.tensors]
+            if found != shapes or any(
+                tensor.shape[1] != part.num_tokens
+                for tensor, one in zip(part.tensors, wanted, strict=True)
+                if one.state_dims is None
+            ):
+                raise SegmentError(f"memory of other tensors than the model's, whose layer 0 caches {spec.layers[0]}")
+            if part.first_slot != end:
+                raise SegmentError(f"memory of {self.num_tokens} tokens gives token {part.first_slot} after {end}")
+            end += part.num_tokens
+        if self.parts or end != self.num_tokens:
+            raise SegmentError(f"memory of {self.num_tokens} tokens gives {end}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,7 +165,8 @@ class TextEngine(Protocol):
 
     @property
     def positions_bound(self) -> str:
-        """What has only `max_positions`, and what to do about it, in one line; empty where that is the model."""
+        """What has only `max_positions`, and what to do about it, in one line; empty where that is all
+        that the model is made for."""
 
     @property
     def copies_memory(self) -> bool:

@@ -32,15 +32,15 @@ COMMANDS = {
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "timeline": "run --output",
     "report": "runs --output --published --no-published",
-    "doctor": "--address",
+    "doctor": "--address --model --dtype --revision --json",
     "memory": "file --json",
     "presets": "name --json",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --max-new-tokens --samples --dtype --nodes
-        --gpus-per-node --gpu-memory --cpus-per-node
+        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --max-new-tokens --samples --dtype
+        --nodes --gpus-per-node --gpu-memory --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json
     """,

@@ -4,17 +4,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from latentmas_ray.memory import MergedLayout, SegmentChunk
+from latentmas_ray.writing.question_memory import question_memories
 from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory, TextEnd, TextEngine, TextRequest
 
 
 def question_memory(merged: MergedLayout, chunks: Mapping[str, SegmentChunk] | None = None) -> QuestionMemory:
     """The memory of a layout of one question; of other chunks than its own segments' if they are given."""
     own = dict(merged.chunks()) if chunks is None else chunks
+    if not (spec := merged.segments[0].segment.spec).is_uniform:
+        (memory,) = question_memories(spec, merged, own.items())
+        assert memory is not None
+        return memory
     parts, slot = [], 0
     for placed in merged.segments:
+        chunk, shift = own[placed.agent], placed.shifts[0]
+        where = chunk.positions_of(0, shift)
         parts += [
-            MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=placed.shifts[0], first_head=head)
-            for head, kv_LCHTD in own[placed.agent].head_views(0)
+            MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head, positions=where)
+            for head, kv_LCHTD in chunk.head_views(0)
         ]
         slot += placed.segment.lengths[0]
     return QuestionMemory(parts=parts, num_tokens=slot, next_position=merged.next_positions[0])

@@ -195,7 +195,7 @@ def test_a_question_that_waits_for_room_does_not_make_others_wait_for_good(lm: L
 def test_a_question_that_cannot_even_be_set_aside_ends_alone(
     lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_much(*_: object) -> None:
+    def too_much(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("out of memory\nand advice")
 
     engine = ContinuousEngine(lm, max_running=8)

@@ -51,7 +51,7 @@ def tokens_of(ranges: Ranges) -> list[int]:
     return [token for first, stop in ranges for token in range(first, stop)]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma3", "gemma2", "gpt_oss", "cohere2"])
 def test_the_mass_is_the_attention_that_transformers_computes(family: str, engine_of: MakeEngine) -> None:
     """Of the last tokens, in two forwards, behind a memory and in rows of different lengths."""
     engine, prompts, more = engine_of(family), prompts_of([20, 33], 1), prompts_of([5, 2], 2)

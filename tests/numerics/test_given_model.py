@@ -105,9 +105,9 @@ def test_its_name() -> None:
     assert given(model).name == given(model).load().name == sent(given(model)).name == "someone/model"
 
 
-def eager() -> PreTrainedModel:
+def with_flex_attention() -> PreTrainedModel:
     model = tiny_model(torch.float32)
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation("flex_attention")
     return model
 
 
@@ -121,13 +121,13 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a number": (lambda: 3, "a builtins.int"),
     "no tokenizer": (lambda: GivenModel(tiny_model(torch.float32), None), "tokenizer: got 'none'.*needs its tokenizer"),
     "its name": (lambda: GivenModel(tiny_model(torch.float32), "tiny"), "tokenizer: got 'tiny'"),  # type: ignore[arg-type]
-    "eager attention": (eager, "must be 'sdpa', not 'eager'"),
+    "flex attention": (with_flex_attention, "must be 'sdpa' or 'eager', not 'flex_attention'"),
     "no weights": (empty, "offloaded or empty"),
     "offloaded": (lambda: cpu_offload(tiny_model(torch.float32)), "offloaded or empty"),
     "another vocabulary": (lambda: Qwen3ForCausalLM(Qwen3Config(**{**GQA, "vocab_size": 50})), "tokenizer must fit"),
-    "sliding layers": (
-        lambda: Qwen3ForCausalLM(Qwen3Config(**GQA, use_sliding_window=True, sliding_window=8, max_window_layers=0)),
-        "sliding_attention",
+    "sparse layers": (
+        lambda: Qwen3ForCausalLM(Qwen3Config(**GQA, layer_types=["compressed_sparse_attention"] * 2)),
+        "compressed_sparse_attention",
     ),
 }
 

@@ -115,8 +115,8 @@ def test_names_that_are_no_model_are_told_before_anything_is_loaded(
 
 
 def test_a_name_is_checked_for_what_its_configuration_rules_out(folder: Path) -> None:
-    configure(folder, layer_types=["sliding_attention"] * 4, use_sliding_window=True, sliding_window=8)
-    with pytest.raises(ModelError, match="sliding_attention"):
+    configure(folder, layer_types=["compressed_sparse_attention"] * 4)
+    with pytest.raises(ModelError, match="compressed_sparse_attention"):
         check_name(str(folder))
 
 

@@ -112,7 +112,7 @@ def test_a_diamond_keeps_its_prefix_and_lines_up_its_branches(engine_of: MakeEng
     assert session.positions == [8 + 2 + 5 + 2 + 6 + 2 + 3]
     moved = segments["c"].kv_LCHTD.clone()
     moved[:, 0] = rotate_keys(moved[:, 0], 7, engine.lm.spec.rope)
-    assert_close(session.cache.copy_out([17], [8]), moved)
+    assert_close(session.cache.copy_out([17], [8]).tensor(), moved)
 
 
 def test_no_branch_sees_another(engine_of: MakeEngine) -> None:

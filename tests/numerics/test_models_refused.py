@@ -1,45 +1,56 @@
 """Models that cannot collaborate are refused when they are wrapped, in one line that says why."""
 
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from accelerate import cpu_offload
+from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
-    CohereConfig,
-    DeepseekV3Config,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
+    DeepseekV32Config,
+    FalconConfig,
+    Gemma3nTextConfig,
     GPT2Config,
     GPTJConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
     MambaConfig,
-    MistralConfig,
-    Phi3Config,
     PreTrainedModel,
-    Qwen2Config,
     Qwen3Config,
-    SmolLM3Config,
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.masking_utils import create_chunked_causal_mask
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import wrap
 from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
-from tests.numerics.families import BASE, GQA, MHA, gemma3
+from tests.numerics.families import BASE, GQA, MHA
 
 causal = AutoModelForCausalLM.from_config
 LEARNED: dict[str, Any] = {"vocab_size": 259, "n_embd": 32, "n_layer": 2, "n_head": 4}
+FALCON: dict[str, Any] = {"vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+BY_LAYER: dict[str, Any] = {
+    **GQA,
+    "num_hidden_layers": 4,
+    "intermediate_size": [48] * 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "activation_sparsity_pattern": [0.0] * 4,
+    "vocab_size_per_layer_input": 259,
+    "hidden_size_per_layer_input": 8,
+    "head_dim": 16,
+}
 BERT: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-LONG: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
-DYNAMIC: dict[str, Any] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-MLA: dict[str, Any] = {
+SPARSE: dict[str, Any] = {
     **MHA,
     "kv_lora_rank": 8,
     "q_lora_rank": 8,
@@ -47,10 +58,76 @@ MLA: dict[str, Any] = {
     "v_head_dim": 16,
     "qk_nope_head_dim": 8,
     "first_k_dense_replace": 2,
+    "index_topk": 4,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
 }
-SOME_SLIDING: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-VISION: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-NO_ROPE_IN_ONE: dict[str, Any] = {**GQA, "no_rope_layers": [1, 0]}
+
+
+def scaled_after_rotation() -> PreTrainedModel:
+    """HunYuan normalises rotated keys; with trained weights no rotation moves them."""
+    model = causal(HunYuanDenseV1Config(**GQA, head_dim=16))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.key_layernorm.weight.copy_(torch.linspace(0.2, 3.0, 16))
+    return model
+
+
+def patched(forward: Callable[..., Any]) -> PreTrainedModel:
+    """A Llama whose attention has another `forward`."""
+    model = causal(LlamaConfig(**GQA))
+    for layer in model.model.layers:
+        layer.self_attn.forward = MethodType(partial(forward, layer.self_attn.forward), layer.self_attn)
+    return model
+
+
+def with_doubled_scores() -> PreTrainedModel:
+    """Its own attention does what the engine's does not."""
+
+    def forward(plain: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        own = self.scaling
+        self.scaling = own * (40 if self.config._attn_implementation == "eager" else 1)
+        result = plain(*args, **kwargs)
+        self.scaling = own
+        return result
+
+    return patched(forward)
+
+
+def without_interface() -> PreTrainedModel:
+    def forward(plain: Callable[..., Any], self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return hidden_states.flip(1).cumsum(1).flip(1), None
+
+    return patched(forward)
+
+
+def with_own_mask() -> PreTrainedModel:
+    def forward(plain: Callable[..., Any], self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        count = kwargs["hidden_states"].shape[1]
+        mask = torch.ones(1, 1, count, count, dtype=torch.bool).tril().triu(-2)
+        return plain(*args, attention_mask=mask, **kwargs)
+
+    return patched(forward)
+
+
+def in_chunks() -> PreTrainedModel:
+    """Chunks that no field of the configuration gives away."""
+    model = causal(LlamaConfig(**GQA))
+    decoder = model.model
+    plain = decoder.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        masks = import_module(type(decoder).__module__)
+        own = masks.create_causal_mask
+        model.config.attention_chunk_size = 16
+        masks.create_causal_mask = create_chunked_causal_mask
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            masks.create_causal_mask = own
+
+    decoder.forward = forward
+    return model
+
 
 REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "encoder-decoder": (
@@ -60,26 +137,23 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "learned positions": (lambda: causal(GPT2Config(**LEARNED)), "rotary positions"),
     "encoder": (lambda: BertLMHeadModel(BertConfig(**BERT, intermediate_size=64)), "rotary positions"),
     "GPT-J": (lambda: causal(GPTJConfig(**LEARNED, rotary_dim=4)), "rotary positions"),
-    "interleaved": (lambda: causal(CohereConfig(**GQA)), "movable by RoPE"),
-    "dynamic": (lambda: causal(LlamaConfig(**GQA, rope_parameters=DYNAMIC)), "kind 'dynamic'"),
-    "longrope": (lambda: causal(Phi3Config(**GQA, rope_parameters=LONG)), "kind 'longrope'"),
-    "sliding window": (lambda: causal(MistralConfig(**GQA, sliding_window=16)), "sliding_window=16"),
-    "some sliding layers": (lambda: causal(Qwen2Config(**MHA, **SOME_SLIDING)), "sliding_attention"),
-    "Gemma 3 as it is": (lambda: causal(gemma3(layer_types=None)), "sliding_attention"),
-    "a layer without RoPE": (lambda: causal(SmolLM3Config(**NO_ROPE_IN_ONE)), "movable by RoPE"),
+    "keys that are scaled after their rotation": (
+        lambda: scaled_after_rotation(),
+        "layer 0 are moved by no rotation",
+    ),
+    "an unknown attention": (lambda: with_doubled_scores(), "no part that this package does not know"),
+    "layers without a cache": (lambda: without_interface(), "must cache keys, as attention does"),
+    "attention without the interface": (lambda: causal(FalconConfig(**FALCON)), "transformers' attention interface"),
+    "embeddings by layer": (lambda: causal(Gemma3nTextConfig(**BY_LAYER)), "per-layer embeddings"),
+    "a mask of its own": (lambda: with_own_mask(), "layer 0 makes its own"),
+    "chunks": (lambda: in_chunks(), "layer 0 sees chunks of 16 positions"),
     "state space": (
         lambda: causal(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2)),
-        "linear_attention",
+        "at least one of its layers must attend to tokens.*linear_attention",
     ),
-    "compressed keys": (lambda: causal(DeepseekV3Config(**MLA)), "usual decoder-only"),
-    "images too": (
-        lambda: Gemma3ForConditionalGeneration(
-            Gemma3Config(text_config=gemma3().to_dict(), vision_config=VISION),
-        ),
-        "text-only model",
-    ),
+    "an indexer": (lambda: causal(DeepseekV32Config(**SPARSE)), "indexed_attention, where an indexer chooses 4 tokens"),
     "no vocabulary projection": (lambda: AutoModel.from_config(Qwen3Config(**GQA, head_dim=16)), "projection"),
-    "eager attention": (lambda: causal(LlamaConfig(**GQA), attn_implementation="eager"), "sdpa"),
+    "flex attention": (lambda: causal(LlamaConfig(**GQA), attn_implementation="flex_attention"), "sdpa"),
     "rounded frequencies": (lambda: causal(LlamaConfig(**GQA)).to(torch.bfloat16), "frequencies must be float32"),
     "double precision": (
         lambda: causal(LlamaConfig(**GQA), dtype=torch.float64),

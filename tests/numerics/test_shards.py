@@ -28,6 +28,7 @@ from tests.numerics.shard_cases import Arriving, SegmentSender, compute, hand_ov
 from tests.numerics.turns import assert_close
 
 STEP_SECONDS = 5.0
+OF_POSITIONS = ["gemma3-window", "gemma2", "glm4", "cohere2", "smollm3", "gpt_oss", "llama4"]
 
 MakeFolder = Callable[[str], Path]
 
@@ -55,7 +56,7 @@ def two() -> Iterator[RankProcesses]:
     processes.end()
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3-tied", "llama", "qwen2", "neox"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-tied", "llama", "qwen2", "neox", *OF_POSITIONS])
 def test_ranks_compute_what_the_whole_model_computes(family: str, folder_of: MakeFolder, two: RankProcesses) -> None:
     folder = folder_of(family)
     whole = compute(ALONE, folder)

@@ -146,11 +146,19 @@ def test_memory_whose_layers_keep_different_tokens_is_refused_by_the_name_of_the
         begin(engine, PROMPTS["c"], place_chain({"a": evicted}))
 
 
-def test_a_cache_is_of_layers_that_are_all_alike(engine: Engine) -> None:
+def test_a_cache_has_what_each_layer_caches(engine: Engine) -> None:
+    """And takes as many bytes as its layers say."""
     spec = engine.lm.spec
     latent = LayerSpec((TensorSpec("latent", 1, 48, spec.dtype),))
-    with pytest.raises(IncompatibleMemoryError, match=r"^layer 1 caches latent 1×48"):
-        BatchCache(replace(spec, layers=(spec.layers[0], latent)), engine.lm.layer_devices, 1, 8)
+    mixed = replace(spec, layers=(spec.layers[0], latent))
+    cache = BatchCache(mixed, engine.lm.layer_devices, 1, 8)
+    cache.open(1)
+    assert cache.num_bytes == 8 * (spec.layers[0].bytes_per_token + 48 * 4)
+    written = [torch.randn(one.num_heads, 5, one.head_dim) for layer in mixed.layers for one in layer.tensors]
+    cache.write(0, 2, written, 0)
+    cache.extend([7])
+    for got, expected in zip(cache.copy_out([2], [5]).tensors_of(0), written, strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_too_long_a_memory_is_told_with_its_numbers(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def load_poisoned_runner(question_id: str, *arguments: Any, **more: Any) -> Text
             assert request.memory is not None
             parts = [replace(part, kv_LCHTD=part.kv_LCHTD[..., :2]) for part in request.memory.parts]
             REGISTRY.release(request.key)
-            REGISTRY.add(request.key, replace(request.memory, parts=parts), runner.spec.rope)
+            REGISTRY.add(request.key, replace(request.memory, parts=parts), runner.spec.ropes)
 
     runner.engine.start = start_and_damage  # type: ignore[method-assign]
     return runner

@@ -88,7 +88,7 @@ class MatrixEnd:
         for fetch in fetches:
             payload = fetch()
             chunk = self._transport.unpack(payload, expected=self._spec)
-            target.copy_(chunk.kv_LCHTD.reshape(-1).view(torch.uint8))
+            target.copy_(chunk.kv.buffer())
             name = self._transport.name_of(payload)
             if self._transport.capabilities.readers_keep:
                 self._read.append(payload)

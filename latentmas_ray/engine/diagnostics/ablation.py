@@ -40,9 +40,11 @@ def clone_without(
         cache.open(len(rows))
         for at, placed in kept:
             wanted = [placed.segment.kv_lengths[row] if row in rows else 0 for row in range(num_rows)]
-            parts = session.cache.copy_out(at, wanted).split(wanted, dim=3)  # keys are already rotated
+            kv = session.cache.copy_out(at, wanted)  # keys are already rotated
             for index, row in enumerate(rows):
-                cache.write(index, ends[index], parts[row], 0, lm.spec.rope)
+                positions = session.cache.positions_of(row, at[row], wanted[row])
+                for _, part in kv.head_views(row):
+                    cache.write(index, ends[index], part, 0, positions=positions)
                 ends[index] += wanted[row]
         cache.extend(ends)
     other = Session(lm, cache, session.rule, [session.question_ids[row] for row in rows], agent=session.agent)

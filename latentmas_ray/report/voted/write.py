@@ -120,7 +120,7 @@ def _uses(ballot: Ballot) -> Iterator[tuple[str, AgentUse]]:
 def _transfers(ballot: Ballot) -> Iterator[Transfer]:
     for name, row in ballot.answers.items():
         for transfer in row.transfers:
-            yield replace(transfer, source=f"{name}/{transfer.source}", reader=f"{name}/{transfer.reader}")
+            yield transfer._replace(source=f"{name}/{transfer.source}", reader=f"{name}/{transfer.reader}")
 
 
 def _seconds(ballots: Ballots, num_questions: int) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, ModelError
-from latentmas_ray.models.names import absolute_name, check_name, known_positions
+from latentmas_ray.models.names import absolute_name, check_name, known_positions, known_states
 from latentmas_ray.placement import ModelDims, dims_of_config, known_dims
 from latentmas_ray.topology import AgentModel, Team, Topology
 
@@ -110,6 +110,13 @@ class RunModels:
             return dict.fromkeys(self.team.by_agent, self.model.max_positions)
         known = {one: known_positions(self.places[one.name], one.revision or None) for one in self.team.models}
         return {agent: known[one] for agent, one in self.team.by_agent.items()}
+
+    def with_states(self) -> frozenset[str]:
+        """Return the agents whose models have layers that keep states. Raises ModelError."""
+        if not isinstance(self.model, str):
+            return frozenset(self.team.by_agent) if self.model.keeps_states else frozenset()
+        known = {one: known_states(self.places[one.name], one.revision or None) for one in self.team.models}
+        return frozenset(agent for agent, one in self.team.by_agent.items() if known[one])
 
 
 def team_of(config: RunConfig, topology: Topology) -> Team:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from latentmas_ray.authentication import RunKey
-from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, SegmentChunk, SegmentMeta
+from latentmas_ray.memory import InMemoryKV, KVCacheSpec, RecomputeInputs, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.layer_spec import RopeSpec
 from latentmas_ray.transport.base import Transport
 
@@ -28,10 +28,10 @@ PROBE_SPEC = KVCacheSpec.uniform(
 def whole_chunk(spec: KVCacheSpec, num_tokens: int, body: torch.Tensor) -> SegmentChunk:
     """Return a segment of one question as one chunk on the bytes of `body`, a flat uint8 tensor."""
     tokens = (num_tokens,)
-    kv_LCHTD = body.view(spec.torch_dtype).view(spec.num_layers, 2, spec.num_kv_heads, num_tokens, spec.head_dim)
     latents_NE = torch.zeros(0, spec.hidden_size, dtype=spec.torch_dtype)
     inputs = RecomputeInputs(torch.zeros(num_tokens, dtype=torch.long), latents_NE, tokens)
-    return SegmentChunk.from_tensor(SegmentMeta(spec, tokens, (0,), (0,), tokens), (0,), tokens, kv_LCHTD, inputs)
+    meta = SegmentMeta(spec, tokens, (0,), (0,), tokens)
+    return SegmentChunk(meta, (0,), tokens, InMemoryKV(meta.layout(), body), inputs)
 
 
 class LinkProbe:
@@ -55,7 +55,7 @@ class LinkProbe:
     def receive(self, payload: Any) -> None:
         """Unpack a payload and copy its bytes, as an agent that absorbs it. Raises like `Transport.unpack`."""
         chunk = self._transport.unpack(payload, expected=PROBE_SPEC)
-        self._memory.copy_(chunk.kv_LCHTD.reshape(-1).view(torch.uint8))
+        self._memory.copy_(chunk.kv.buffer())
         self._payload = payload
 
     def release(self) -> None:

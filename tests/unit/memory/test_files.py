@@ -225,8 +225,8 @@ class TestOtherFiles:
         assert "not of working memory" in refusal(path)
 
     def test_a_newer_version(self, kept: Path) -> None:
-        kept.write_bytes(kept.read_bytes().replace(b'"latentmas_memory":"2"', b'"latentmas_memory":"3"', 1))
-        assert "version 3, and this program reads versions 1 and 2" in refusal(kept)
+        kept.write_bytes(kept.read_bytes().replace(b'"latentmas_memory":"3"', b'"latentmas_memory":"4"', 1))
+        assert "version 4, and this program reads versions 1, 2 and 3" in refusal(kept)
 
     def test_version_1_is_read(self, kept: Path) -> None:
         def as_it_was(meta: dict[str, Any], _: dict[str, Tensor]) -> None:

@@ -1,5 +1,5 @@
-"""Memory whose layers are not alike, or keep different tokens: it is packed, sent, kept and checked like any other, and
-not computed with."""
+"""Memory whose layers are not alike, keep different tokens, or have states: it is packed, sent, kept and checked like
+any other."""
 
 import pickle
 from dataclasses import replace
@@ -11,9 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from latentmas_ray.config import CodecName
 from latentmas_ray.errors import IncompatibleMemoryError, SegmentError, WireError
 from latentmas_ray.memory import (
     InMemoryKV,
+    KVCacheSpec,
     LayerSpec,
     Memory,
     MemorySegment,
@@ -24,11 +26,12 @@ from latentmas_ray.memory import (
     merge_layout,
     repeat,
 )
+from latentmas_ray.memory.codec import coded_layout_bytes
 from latentmas_ray.memory.kv_source import concatenate_kv
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.topology.agent import AgentMemory
 from tests.cases.layers import mixed_segments, random_kv
-from tests.cases.memory import SPEC, make_segment, reshaped, take
+from tests.cases.memory import ROPE, SPEC, make_segment, reshaped, take
 
 PLAIN = make_segment([(4, 2), (3, 0)])
 SLIDING = replace(PLAIN.meta, kept=((((0, 6),), ((0, 3),)), (((0, 1), (4, 6)), ((2, 3),))))
@@ -177,8 +180,61 @@ def test_what_cannot_be_computed_with_names_its_layer() -> None:
     latent = Segment(meta, random_kv(meta, 0), PLAIN.recompute_inputs)
     with pytest.raises(IncompatibleMemoryError, match=r"^layer 0 caches latent 1×24 float32"):
         _ = latent.kv_LCHTD
-    with pytest.raises(IncompatibleMemoryError, match=r"^layer 0 caches latent"):
-        encode_chunk(SegmentChunk.whole(latent), codec="bf16")
+
+
+def states_of(num_states: int, dtype: str = "float32") -> LayerSpec:
+    return LayerSpec(tuple(TensorSpec.state(f"recurrent_{number}", (2, 3), dtype) for number in range(num_states)))
+
+
+MIXED = replace(SPEC, layers=(*LATENT.layers, states_of(1), SPEC.layers[0], LayerSpec(()), states_of(2, "bfloat16")))
+
+
+@pytest.mark.parametrize("codec", ["none", "bf16", "int8", "int4"])
+def test_a_codec_takes_every_layer_on_its_own(codec: CodecName) -> None:
+    """Of states not one bit is lost."""
+    meta = replace(make_segment([(40, 2), (0, 0), (3, 1)]).meta, spec=MIXED)
+    layout = meta.layout()
+    buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(3)
+    for place in layout.tensors:
+        view = place.view(buffer)
+        view.copy_(torch.randn(view.shape, generator=generator))
+    inputs = make_segment([(40, 2), (0, 0), (3, 1)]).recompute_inputs
+    header, body = encode_chunk(SegmentChunk.whole(Segment(meta, InMemoryKV(layout, buffer), inputs)), codec=codec)
+    assert body.numel() == coded_layout_bytes(layout, codec)
+    assert layout.num_bytes == sum(meta.lengths) * MIXED.bytes_per_token + 3 * MIXED.state_bytes
+    back = decode_chunk(header, body, expected=MIXED).kv.buffer()
+    for place in layout.tensors:
+        got, expected = place.view(back).float(), place.view(buffer).float()
+        if codec == "none" or place.spec.state_dims is not None:
+            assert torch.equal(got, expected)
+        else:
+            assert 0 < (got - expected).norm() < {"bf16": 0.01, "int8": 0.02, "int4": 0.2}[codec] * expected.norm()
+    with pytest.raises(WireError, match="truncated"):
+        decode_chunk(header, body[:-1])
+
+
+def test_states_are_in_the_last_chunk_of_a_segment() -> None:
+    meta = replace(make_segment([(4, 2), (1, 0)]).meta, spec=MIXED)
+    parts = [((0, 0), (4, 1), False), ((4, 1), (2, 0), True), ((0, 0), (6, 1), True), ((0, 0), (0, 0), False)]
+    assert [meta.layout(begins, lengths).has_states for begins, lengths, _ in parts] == [last for *_, last in parts]
+    assert not replace(meta, is_open=True).layout().has_states
+    assert meta.bytes_per_question == (
+        6 * MIXED.bytes_per_token + MIXED.state_bytes,
+        MIXED.bytes_per_token + MIXED.state_bytes,
+    )
+
+
+def test_states_that_make_no_sense_are_refused() -> None:
+    state, key = TensorSpec.state("recurrent_0", (2, 3), "float32"), TensorSpec("key", 1, 4, "float32")
+    with pytest.raises(IncompatibleMemoryError, match="come last"):
+        LayerSpec((state, key))
+    for change in ({"head_dim": 7}, {"num_heads": 2}, {"rope": ROPE}, {"state_dims": ()}, {"state_dims": (6, 0)}):
+        with pytest.raises(IncompatibleMemoryError, match="impossible"):
+            replace(state, **change)
+    assert KVCacheSpec.from_header(MIXED.to_header()) == MIXED
+    assert MIXED.has_states
+    assert not SPEC.has_states
 
 
 def test_the_header_of_forty_layers_is_no_longer_than_that_of_two() -> None:

@@ -89,3 +89,26 @@ def test_layers_and_rows_may_lead() -> None:
     raw = torch.randn(3, 2, 2, 5, 8)
     whole = rotate_keys(raw, 11, FULL)
     assert torch.equal(whole[1, 0], rotate_keys(raw[1, 0], 11, FULL))
+
+
+INTERLEAVED = RopeSpec("default", INV_FREQ, is_interleaved=True)
+ORDER = [0, 4, 1, 5, 2, 6, 3, 7]  # of pairs as halves, so that each pair is adjacent
+
+
+@pytest.mark.parametrize("head_dim", [8, 12])
+@pytest.mark.parametrize("shift", [1, -37, 131_072])
+def test_interleaved_pairs_are_halves_in_another_order(shift: int, head_dim: int) -> None:
+    order = [*ORDER, *range(8, head_dim)]
+    raw = keys(head_dim=head_dim)
+    assert torch.equal(rotate_keys(raw[..., order], shift, INTERLEAVED), rotate_keys(raw, shift, FULL)[..., order])
+
+
+@given(SHIFTS, SHIFTS)
+def test_rotations_of_interleaved_pairs_add_up(first: int, second: int) -> None:
+    twice = rotate_keys(rotate_keys(keys(), first, INTERLEAVED), second, INTERLEAVED)
+    torch.testing.assert_close(twice, rotate_keys(keys(), first + second, INTERLEAVED), atol=2e-6, rtol=0)
+
+
+def test_without_rope_a_key_is_the_same_everywhere() -> None:
+    raw = keys()
+    assert rotate_keys(raw, 37, None) is raw

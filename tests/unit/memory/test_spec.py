@@ -193,3 +193,58 @@ class TestLayersThatDiffer:
     def test_one_name_is_of_one_tensor(self) -> None:
         with pytest.raises(IncompatibleMemoryError, match="two tensors with the same name"):
             LayerSpec((LATENT_LAYER.tensors[0],) * 2)
+
+
+NO_ROPE = LayerSpec.attention(2, 4, "float32", None)
+WINDOW = LayerSpec.attention(2, 4, "float32", RopeSpec("default", (1.0, 0.5), is_interleaved=True), 8)
+POSITIONS = replace(SPEC, layers=(SPEC.layers[0], NO_ROPE, WINDOW))
+
+
+class TestLayersThatDifferInTheirPositions:
+    def test_they_are_stored_alike(self) -> None:
+        assert POSITIONS.is_uniform
+        assert (POSITIONS.num_kv_heads, POSITIONS.head_dim) == (2, 4)
+        assert POSITIONS.bytes_per_token == 3 * SPEC.layers[0].bytes_per_token
+        assert POSITIONS.ropes == (ROPE, None, WINDOW.tensors[0].rope)
+        assert (POSITIONS.windows, POSITIONS.has_windows, SPEC.has_windows) == ((None, None, 8), True, False)
+        with pytest.raises(IncompatibleMemoryError, match="not all rotated alike"):
+            _ = POSITIONS.rope
+
+    def test_their_header_is_read(self) -> None:
+        header = json.loads(json.dumps(POSITIONS.to_header()))
+        assert KVCacheSpec.from_header(header) == POSITIONS
+        assert header["layer_kinds"][2]["window"] == 8
+        # What has neither is as it was.
+        assert "window" not in json.dumps(SPEC.to_header())
+        assert "pairs" not in json.dumps(SPEC.to_header())
+
+    @pytest.mark.parametrize("window", [0, -1, "x", None, 2**40, 1.5e300], ids=str)
+    def test_an_impossible_window_is_refused(self, window: object) -> None:
+        header = POSITIONS.to_header()
+        header["layer_kinds"][2]["window"] = window
+        with pytest.raises(WireError, match="spec cannot be read"):
+            KVCacheSpec.from_header(header)
+
+    @pytest.mark.parametrize("pairs", ["", "other", None, 3, []], ids=str)
+    def test_unknown_pairs_are_refused(self, pairs: object) -> None:
+        header = POSITIONS.to_header()
+        header["layer_kinds"][2]["tensors"][0]["rope"]["pairs"] = pairs
+        with pytest.raises(WireError, match="spec cannot be read"):
+            KVCacheSpec.from_header(header)
+
+    def test_a_layer_with_another_window_or_rotation_is_named(self) -> None:
+        other = replace(POSITIONS, layers=(*POSITIONS.layers[:2], replace(WINDOW, window=9)))
+        with pytest.raises(IncompatibleMemoryError, match=r"layer 2 caches .*window 9, not .*window 8"):
+            POSITIONS.check_same(other)
+        other = replace(POSITIONS, layers=(SPEC.layers[0], SPEC.layers[0], WINDOW))
+        with pytest.raises(IncompatibleMemoryError, match=r"layer 1 caches .*RoPE default.*, not "):
+            POSITIONS.check_same(other)
+        same = replace(SPEC, layers=(replace(SPEC.layers[0], window=3),) * 2)
+        with pytest.raises(IncompatibleMemoryError, match="window is 3, not None"):
+            SPEC.check_same(same)
+
+    def test_a_shard_has_the_same_windows(self) -> None:
+        half = POSITIONS.of_shard(TPRank(1, 2))
+        assert half.windows == POSITIONS.windows
+        assert half.ropes == POSITIONS.ropes
+        assert half.num_kv_heads == 1

@@ -139,3 +139,19 @@ def test_without_num_key_value_heads_every_head_has_its_own_kv() -> None:
     }
     figures = dims_of_config(json.loads(json.dumps(config)), "made-up")
     assert (figures.num_kv_heads, figures.head_dim, figures.itemsize) == (4, 16, DTYPE_BYTES["float16"])
+
+
+def test_the_dimensions_of_a_vision_language_model_are_those_of_its_text_decoder() -> None:
+    text = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 100,
+    }
+    vision = {"hidden_size": 1000, "num_hidden_layers": 30, "num_attention_heads": 10}
+    config = {"text_config": text, "vision_config": vision, "dtype": "float32", "tie_word_embeddings": True}
+    dims = dims_of_config(config, "made-up")
+    assert dims == dims_of_config({**text, "dtype": "float32", "tie_word_embeddings": True}, "made-up")
+    assert dims.bytes_per_token == 2 * 2 * 2 * 16 * 4

@@ -84,6 +84,10 @@ def test_auto_does_not_leave_a_gpu_for_the_build_for_cpus(monkeypatch: pytest.Mo
     [
         ({"architectures": ["GPTNeoXForCausalLM"]}, "GPTNeoXForCausalLM is not known to be the same in vLLM"),
         ({"architectures": ["Qwen3ForCausalLM"], "quantization_config": {}}, "its weights are quantized"),
+        (
+            {"architectures": ["MistralForCausalLM"], "sliding_window": 4096, "max_position_embeddings": 32768},
+            "vLLM reads no memory of a model with sliding windows",
+        ),
     ],
 )
 def test_auto_leaves_some_models_with_transformers(

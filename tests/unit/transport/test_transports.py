@@ -10,7 +10,7 @@ import torch
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, TransferError, WireError
-from latentmas_ray.memory import Segment, SegmentChunk, join
+from latentmas_ray.memory import LayerSpec, Segment, SegmentChunk, TensorSpec, join
 from latentmas_ray.memory.codec import relative_error
 from latentmas_ray.transport import (
     DeviceLayout,
@@ -23,7 +23,8 @@ from latentmas_ray.transport import (
     Transport,
     pick_transport,
 )
-from tests.cases.memory import SPEC, make_segment, spec_of
+from tests.cases.layers import random_kv
+from tests.cases.memory import ROPE, SPEC, make_segment, spec_of
 
 TRANSPORTS = [
     Loopback(),
@@ -75,6 +76,22 @@ def test_a_segment_arrives_as_it_left(transport: Transport, dtype: str) -> None:
 def test_a_part_of_a_turn_and_an_empty_one_arrive(transport: Transport) -> None:
     segment = make_segment([(5, 2), (3, 0)], windows=[(5, 7), (3, 3)])
     assert_same(through(transport, segment), segment)
+
+
+@each_transport
+def test_layers_that_differ_arrive(transport: Transport) -> None:
+    """Latents, states, and a layer that caches nothing."""
+    rotary = TensorSpec("rotary_key", 1, 4, "bfloat16", ROPE)
+    latent = LayerSpec((TensorSpec("latent", 1, 7, "float16"), rotary))
+    state = LayerSpec((TensorSpec.state("conv_0", (3, 5), "float32"),))
+    spec = replace(SPEC, layers=(latent, state, LayerSpec(()), SPEC.layers[0]))
+    plain = make_segment([(5, 2), (3, 0)])
+    meta = replace(plain.meta, spec=spec)
+    segment = Segment(meta, random_kv(meta, 1), plain.recompute_inputs)
+    arrived = through(transport, segment)
+    assert (arrived.meta, arrived.layout()) == (segment.meta, segment.layout())
+    assert torch.equal(arrived.kv.buffer(), segment.kv.buffer())
+    assert arrived.meta.num_bytes == 10 * spec.bytes_per_token + 2 * 60
 
 
 @each_transport

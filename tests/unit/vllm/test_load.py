@@ -1,6 +1,7 @@
 """What is decided and said while vLLM is loaded, without vLLM."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from latentmas_ray.vllm import load
+from latentmas_ray.errors import ModelError
+from latentmas_ray.vllm import load, reference
 from latentmas_ray.vllm.load import computes_on_cpu, reason_of
+from tests.cases.memory import SPEC
 
 
 class Settings(BaseModel):
@@ -38,6 +41,16 @@ def test_errors_of_pydantic_keep_their_cause(values: dict[str, Any], expected: s
         Settings(**values)
     assert str(caught.value).startswith("1 validation error for Settings\n")
     assert reason_of(caught.value) == expected
+
+
+def test_a_model_with_windows_is_refused_before_vllm_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = replace(SPEC.layers[0], window=128)
+    spec = replace(SPEC, layers=(SPEC.layers[0], window))
+    monkeypatch.setattr(load, "require_vllm", lambda: None)
+    monkeypatch.setattr(load, "prepare_vllm", lambda: None)
+    monkeypatch.setattr(reference, "make_reference", lambda *args, **more: SimpleNamespace(spec=spec))
+    with pytest.raises(ModelError, match=r"layer 1 has a sliding window of 128 positions: use engine transformers"):
+        load.load_text_engine("m")
 
 
 def test_other_errors_are_their_first_line() -> None:

@@ -75,7 +75,7 @@ def test_tokens_are_in_their_blocks_and_keys_at_their_distance(
     block_ids = torch.randperm(num_blocks + 3, generator=torch.Generator().manual_seed(seed))[:num_blocks].tolist()
     layers = [Layer((num_blocks + 3) * block_size) for _ in range(NUM_LAYERS)]
     span = PagedSpan(first=first, stop=11, block_ids=block_ids, block_size=block_size)
-    write_memory(layers, memory, ROPE, span, stats := WriteStats())
+    write_memory(layers, memory, SPEC.ropes, span, stats := WriteStats())
     slots = [block_ids[token // block_size] * block_size + token % block_size for token in range(11)]
     for number, layer in enumerate(layers):
         keys = torch.cat(
@@ -96,7 +96,7 @@ def test_tokens_are_in_their_blocks_and_keys_at_their_distance(
 def test_only_rotated_keys_are_copied_before_they_are_written(shift: int, hole: int, staged: float) -> None:
     memory = memory_of(MemoryPart(kv_LCHTD=made(8), first_slot=0, shift=shift), num_tokens=8, hole=hole)
     span = PagedSpan(first=0, stop=8, block_ids=[0, 1], block_size=4)
-    write_memory([Layer(8), Layer(8)], memory, ROPE, span, stats := WriteStats())
+    write_memory([Layer(8), Layer(8)], memory, SPEC.ropes, span, stats := WriteStats())
     assert stats.staged_bytes == staged * stats.written_bytes
 
 

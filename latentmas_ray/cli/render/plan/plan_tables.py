@@ -12,7 +12,7 @@ from rich.text import Text
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.run_tables import named_rows
 from latentmas_ray.config import latent_steps_of
-from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlannedActor
+from latentmas_ray.placement import LinkSpeeds, ModelDims, NodeResources, Plan, PlannedActor
 from latentmas_ray.units import format_bytes, format_fine_seconds
 
 _COUNTED_IN_FULL = "a question that stops thinking earlier needs less time and memory than is counted here"
@@ -45,13 +45,21 @@ def _section(title: str, body: RenderableType) -> Iterator[RenderableType]:
     yield from ("", Text(f" {title}", style="bold"), body)
 
 
+def _kv_formula(figures: ModelDims) -> str:
+    """How the bytes of a token come about."""
+    if figures.latent_dim:
+        numbers = f"(latent {figures.latent_dim} + rotary key {figures.rotary_key_dim})"
+        return f"{figures.num_kv_layers} layers × {numbers} × {figures.itemsize} B"
+    heads = f"{figures.num_kv_heads} KV heads × {figures.head_dim} × {figures.itemsize} B"
+    return f"2 × {figures.num_kv_layers} layers × {heads}"
+
+
 def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
     request, figures, load = plan.request, plan.request.model, plan.request.workload
     assert figures is not None
     rows = {
         "model": f"{model}, {figures.num_parameters:,} parameters in {figures.dtype}",
-        "KV per token": f"{figures.bytes_per_token:,} B = 2 × {figures.num_layers} layers × {figures.num_kv_heads} KV "
-        f"heads × {figures.head_dim} × {figures.itemsize} B",
+        "KV per token": f"{figures.bytes_per_token:,} B = {_kv_formula(figures)}",
         **{f"model of {agent}": _other_model(plan, agent, name) for agent, name in request.other_models.items()},
         "batch": f"{load.batch_size} questions; of each and per agent {load.prompt_tokens} prompt tokens, "
         f"{load.latent_steps} latent steps or {load.max_new_tokens} new tokens",

@@ -1,4 +1,4 @@
-"""Codecs that store KV in fewer bytes: pure functions that run on the device of the KV.
+"""Codecs of KV that is one tensor [L, 2, H, T, D].
 
     none   the bytes unchanged
     bf16   every number as bfloat16 (of float16 this loses bits and saves nothing)
@@ -29,7 +29,6 @@ from torch import Tensor
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
-from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource
 from latentmas_ray.memory.spec import KVCacheSpec
 
 _LARGEST = 127
@@ -137,7 +136,7 @@ def dequantize(steps: Tensor, scales: Tensor, out: Tensor) -> None:
 
 CODECS: tuple[CodecName, ...] = get_args(CodecName)
 
-_SCHEMES = {"int8": QuantScheme(255, 32, 64), "int4": QuantScheme(16, 36, 128)}
+SCHEMES = {"int8": QuantScheme(255, 32, 64), "int4": QuantScheme(16, 36, 128)}
 # Numbers quantized at a time: on a CPU their fp32 copy must fit its caches, on a GPU there must be few launches.
 _CPU_NUMBERS, _GPU_NUMBERS = 2**20, 2**26
 
@@ -155,7 +154,7 @@ def encode_kv(kv_LCHTD: Tensor, lengths: Sequence[int], codec: CodecName) -> Ten
         return kv_LCHTD.reshape(-1).view(torch.uint8)
     if codec == "bf16":
         return kv_LCHTD.bfloat16().reshape(-1).view(torch.uint8)
-    shapes = _Shapes(_SCHEMES[codec], num_layers, num_heads, head_dim, tuple(lengths))
+    shapes = _Shapes(SCHEMES[codec], num_layers, num_heads, head_dim, tuple(lengths))
     body = torch.empty(shapes.num_bytes, dtype=torch.uint8, device=kv_LCHTD.device)
     parts, groups = _Parts.of(body, shapes), TokenGroups.of(shapes.scheme, lengths, body.device)
     for layers in _steps(kv_LCHTD):
@@ -180,33 +179,12 @@ def decode_kv(body: Tensor, lengths: Sequence[int], codec: CodecName, spec: KVCa
         return flat.view(spec.torch_dtype).view(shape)
     if codec == "bf16":
         return flat.view(torch.bfloat16).view(shape).to(spec.torch_dtype)
-    shapes = _Shapes.of(spec, lengths, _SCHEMES[codec])
+    shapes = _Shapes.of(spec, lengths, SCHEMES[codec])
     kv_LCHTD = torch.empty(shape, dtype=spec.torch_dtype, device=body.device)
     parts, groups = _Parts.of(flat, shapes), TokenGroups.of(shapes.scheme, lengths, body.device)
     for layers in _steps(kv_LCHTD):
         _decode_layers(parts.take(layers), shapes.scheme, groups, kv_LCHTD[layers])
     return kv_LCHTD
-
-
-class QuantizedKV(KVSource):
-    """KV encoded by a lossy codec; decoded when its bytes are first read."""
-
-    codec_stats: CodecStats
-
-    def __init__(self, layout: KVLayout, body: Tensor, codec_stats: CodecStats) -> None:
-        """`body` has exactly `coded_bytes` bytes and must not change before it is decoded."""
-        self.layout = layout
-        self.codec_stats = codec_stats
-        self._body: Tensor | None = body
-        self._decoded: InMemoryKV | None = None
-
-    def buffer(self) -> Tensor:
-        if self._decoded is None:
-            assert self._body is not None
-            spec, lengths = self.layout.spec, self.layout.lengths
-            kv_LCHTD = decode_kv(self._body, lengths, self.codec_stats.codec, spec)
-            self._decoded, self._body = InMemoryKV.of(spec, lengths, kv_LCHTD), None
-        return self._decoded.buffer()
 
 
 def coded_bytes(lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> int:
@@ -215,15 +193,15 @@ def coded_bytes(lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> 
         return sum(lengths) * spec.bytes_per_token
     if codec == "bf16":
         return sum(lengths) * spec.bytes_per_token // spec.torch_dtype.itemsize * torch.bfloat16.itemsize
-    return _Shapes.of(spec, lengths, _SCHEMES[codec]).num_bytes
+    return _Shapes.of(spec, lengths, SCHEMES[codec]).num_bytes
 
 
 def relative_error(kv_LCHTD: Tensor, decoded_LCHTD: Tensor) -> float:
     """RMS of the difference over the RMS of the original; 0 if nothing differs."""
     difference = signal = 0.0
     for original, decoded in zip(kv_LCHTD, decoded_LCHTD, strict=True):
-        difference = math.hypot(difference, _norm(original.float() - decoded.float()))
-        signal = math.hypot(signal, _norm(original))
+        difference = math.hypot(difference, norm(original.float() - decoded.float()))
+        signal = math.hypot(signal, norm(original))
     if difference == 0:
         return 0.0
     return difference / signal if signal else math.inf
@@ -238,7 +216,7 @@ def sampled_error(kv_LCHTD: Tensor, lengths: Sequence[int], codec: CodecName, sp
     return relative_error(sample_LCHTD, decode_kv(encode_kv(sample_LCHTD, lengths, codec), lengths, codec, shape))
 
 
-def _norm(numbers: Tensor) -> float:
+def norm(numbers: Tensor) -> float:
     return float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
 
 

@@ -1,0 +1,67 @@
+"""What a model asks of attention: which mask each layer gets, and whether its attention is called at all.
+
+While a `Recorder` is active, a forward outside of an engine notes for each layer the function that made its mask. That
+function says which positions a token sees, at any length, without a forward of that length.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.masking_utils import sdpa_mask
+
+MaskFunction = Callable[..., Tensor]  # (batch, head, query position, key position) → whether it is seen
+
+
+class Recorder:
+    """The masks of one forward. `seen` has every layer whose attention was called, `functions` those whose mask came
+    from transformers' functions, `made_functions` all of these."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, Tensor | None] = {}
+        self.functions: dict[int, MaskFunction] = {}
+        self.made_functions: list[MaskFunction] = []
+        self._made: list[tuple[Tensor, MaskFunction]] = []  # the masks stay, so that no other gets their address
+
+    def made(self, mask: Tensor, function: MaskFunction) -> None:
+        """Note a mask that was made."""
+        self._made.append((mask, function))
+        self.made_functions.append(function)
+
+    def called(self, module: nn.Module, mask: Tensor | None) -> None:
+        """Note that a layer's attention was called with this mask."""
+        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int
+        self.seen[layer] = mask
+        for made, function in self._made:
+            if mask is not None and mask.data_ptr() == made.data_ptr():
+                self.functions[layer] = function
+
+
+_active: Recorder | None = None
+
+
+def active() -> Recorder | None:
+    """The recorder that is active in this process."""
+    return _active
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Context whose forwards are noted."""
+    global _active
+    _active = recorder
+    try:
+        yield recorder
+    finally:
+        _active = None
+
+
+def make_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """`sdpa`'s mask, which outside of an engine is the one of the packed attention, too."""
+    if _active is None or "mask_function" not in kwargs:
+        plain: Tensor | None = sdpa_mask(*args, **kwargs)
+        return plain
+    mask: Tensor = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    _active.made(mask, kwargs["mask_function"])
+    return mask
