@@ -41,7 +41,9 @@ def test_chunks_are_refused_with_what_would_work(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "mask", [lambda query, key: True, lambda query, key: abs(query - key) < 5, lambda query, key: key < query], ids=str
+    "mask",
+    [lambda query, key: True, lambda query, key: abs(query - key) < 5, lambda query, key: key < query],
+    ids=["all", "both sides", "not itself"],
 )
 def test_a_mask_that_is_not_causal_is_refused(mask: Mask) -> None:
     with pytest.raises(ModelError, match="must see itself and what is before it alone; layer 0"):
