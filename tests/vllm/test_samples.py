@@ -12,9 +12,8 @@ BLOCK_TOKENS = 128  # of vLLM's paged cache on a CPU, at most
 
 
 def test_samples_share_the_blocks_of_memory_and_prompt(own: OwnEngine, vllm: VllmProcess) -> None:
-    one = own.ask("samples", task="notes", topology="hierarchical", num_questions=1, latent_steps=80, temperature=1.0)[
-        0
-    ]
+    fields = {"task": "notes", "topology": "hierarchical", "latent_steps": 80, "temperature": 3.0}
+    one = own.ask("samples", num_questions=1, **fields)[0]  # type: ignore[arg-type]
     request, memory = one.request, one.request.memory
     assert memory is not None
     sampling = request.sampling
