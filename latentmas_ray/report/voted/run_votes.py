@@ -64,7 +64,7 @@ def ballots_of_runs(folders: Sequence[str], num_options: int | str | None = None
     if left_out:
         notes = [
             *notes,
-            f"{left_out} questions that not all runs were asked, or that the first one failed on, are left out",
+            f"questions that not all runs were asked, or that the first one failed on, are left out: {left_out}",
         ]
     unfinished = [name for name, run in runs.items() if run.summary is None]
     if unfinished:
