@@ -131,6 +131,19 @@ def test_choices_have_the_options_of_each_question(tmp_path: Path) -> None:
         voted(runs, 4)
 
 
+def test_a_task_whose_golds_have_changed_is_not_believed(tmp_path: Path) -> None:
+    records = [{"id": f"q{n}", "question": f"What is {n} plus {n}?", "gold": str(3 * n)} for n in range(6)]
+    report = voted(three_runs(tmp_path, task=write_votes(tmp_path / "task.jsonl", records))).report
+    assert any("is not here as it was" in note for note in report.notes)
+    assert report.rules[0].accuracy == 5 / 6  # by the golds of the runs
+
+
+def test_programs_are_not_voted_on(tmp_path: Path) -> None:
+    given = three_runs(tmp_path, task="humanevalplus")
+    with pytest.raises(TaskError, match="its answers are programs"):
+        voted(given)
+
+
 def test_the_number_of_possible_answers_can_be_said(tmp_path: Path) -> None:
     assert voted(three_runs(tmp_path), 30).report.num_options == "30"
     with pytest.raises(ConfigError, match=r"[23] different labels"):
