@@ -10,9 +10,9 @@ from typing import Any
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.report.voted.ballots import Ballot, Ballots
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
-from latentmas_ray.voting.accuracies import MIN_AGENTS, FittedRule, fit_rule
+from latentmas_ray.voting.accuracies import FittedRule, fit_rule
 from latentmas_ray.voting.correlation import PairAgreement, effective_votes, pair_agreements
-from latentmas_ray.voting.rules import BY_ACCURACY, RULES, RuleName, VoteDecision
+from latentmas_ray.voting.rules import RULES, RuleName, VoteDecision
 
 _MAX_NAMED = 3  # pairs in a warning
 
@@ -203,9 +203,6 @@ def _notes(
         yield f"{missing} of {len(judged) * len(voters)} answers are missing or cannot be read: they are no votes"
     if regraded := sum(_is_graded_otherwise(one) for one in judged):
         yield f"questions with answers that their runs graded otherwise: {regraded}; latentmas grade grades them again"
-    if len(voters) < MIN_AGENTS:
-        rules = ", ".join(rule for rule in RULES if rule in BY_ACCURACY and rule != "ow")
-        yield f"{len(voters)} agents: {rules} cannot tell whose votes count more, and decide as majority"
     shared = [
         (one.name, other.name) for one, other in combinations(voters, 2) if one.model and one.model == other.model
     ]
