@@ -10,9 +10,9 @@ from typing import Any
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.report.voted.ballots import Ballot, Ballots
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
-from latentmas_ray.voting.accuracies import MIN_AGENTS, FittedRule, fit_rule
+from latentmas_ray.voting.accuracies import FittedRule, fit_rule
 from latentmas_ray.voting.correlation import PairAgreement, effective_votes, pair_agreements
-from latentmas_ray.voting.rules import BY_ACCURACY, RULES, RuleName, VoteDecision
+from latentmas_ray.voting.rules import RULES, RuleName, VoteDecision
 
 _MAX_NAMED = 3  # pairs in a warning
 
@@ -197,15 +197,12 @@ def _notes(
     if without == len(judged):
         yield "no question has a gold, so it is not known which decisions are right"
     elif without:
-        yield f"{without} questions have no gold; they are decided and not judged"
+        yield f"{without} of {len(judged)} questions have no gold; they are decided and not judged"
     missing = sum(len(one.votes.votes) - len(one.votes.cast) for one in judged)
     if missing:
         yield f"{missing} of {len(judged) * len(voters)} answers are missing or cannot be read: they are no votes"
     if regraded := sum(_is_graded_otherwise(one) for one in judged):
-        yield f"{regraded} questions have answers that their runs graded otherwise; latentmas grade grades them again"
-    if len(voters) < MIN_AGENTS:
-        rules = ", ".join(rule for rule in RULES if rule in BY_ACCURACY and rule != "ow")
-        yield f"{len(voters)} agents: {rules} cannot tell whose votes count more, and decide as majority"
+        yield f"questions with answers that their runs graded otherwise: {regraded}; latentmas grade grades them again"
     shared = [
         (one.name, other.name) for one, other in combinations(voters, 2) if one.model and one.model == other.model
     ]
@@ -219,7 +216,8 @@ def _notes(
             f"explain {100 * pair.expected:.1f}"
             for pair in notable[:_MAX_NAMED]
         )
-        more = f"; and {len(notable) - _MAX_NAMED} more pairs" if len(notable) > _MAX_NAMED else ""
+        num_more = max(0, len(notable) - _MAX_NAMED)
+        more = f"; and {num_more} more {'pair' if num_more == 1 else 'pairs'}" if num_more else ""
         yield f"agents agree more than their accuracies explain: {named}{more}"
 
 

@@ -64,7 +64,7 @@ def ballots_of_runs(folders: Sequence[str], num_options: int | str | None = None
     if left_out:
         notes = [
             *notes,
-            f"{left_out} questions that not all runs were asked, or that the first one failed on, are left out",
+            f"questions that not all runs were asked, or that the first one failed on, are left out: {left_out}",
         ]
     unfinished = [name for name, run in runs.items() if run.summary is None]
     if unfinished:
@@ -135,7 +135,8 @@ def _questions(run: FinishedRun, rows: Sequence[Answer]) -> tuple[dict[str, Ques
             known = {question.id: question for question in load_task(task).questions}
         except InputError:
             known = {}
-        if all(row.id in known and known[row.id].question == row.question for row in rows):
+        asked = [(row.question, row.gold) for row in rows]
+        if [(one.question, one.gold) for row in rows if (one := known.get(row.id)) is not None] == asked:
             return {row.id: known[row.id] for row in rows}, []
     benchmark = find_benchmark(run.config.task)
     told = (
@@ -163,4 +164,7 @@ def _task_file(run: FinishedRun) -> str | None:
         return task
     started_in = read_yaml(read_file(run.folder / CONFIG_NAME)).get(STARTED_IN)
     bases = (*([Path(started_in)] if isinstance(started_in, str) else []), Path())
-    return next((str(base / task) for base in bases if (base / task).is_file()), None)
+    try:
+        return next((str(base / task) for base in bases if (base / task).is_file()), None)
+    except OSError:  # such as a name that is too long
+        return None

@@ -1,6 +1,8 @@
 """`latentmas vote` on the command line."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from latentmas_ray import ConfigError, LatentMAS, RunConfig
 from latentmas_ray.cli.main import main
 from tests.cases.report import PageParts
 from tests.cases.vote_runs import rows_of, write_voter, write_votes
+from tests.documents import ROOT
 
 RIGHT = ["0", "2", "4", "6", "8", "10"]
 
@@ -97,6 +100,14 @@ def test_a_simulation_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["accuracies"] == [0.5, 0.5, 0.5]
     assert told["rows"] == [{"num_options": 2, "majority": 0.5, "sp": 0.5, "isp": 0.5, "ow": pytest.approx(0.5)}]
+
+
+def test_the_job_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs/vote.py", "--simulate", "--options", "2"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "jobs" / "vote.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert "85.00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

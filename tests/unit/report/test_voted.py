@@ -61,7 +61,9 @@ def test_only_questions_that_all_were_asked_count_and_a_note_says_so(tmp_path: P
     a, b = write_voter(tmp_path / "a", RIGHT), write_voter(tmp_path / "b", ["0", "2", "3"])
     report = voted([a, b]).report
     assert report.num_judged == 3
-    assert any(note.startswith("3 questions that not all runs were asked") for note in report.notes)
+    assert any(
+        note.startswith("questions that not all runs were asked") and note.endswith(": 3") for note in report.notes
+    )
 
 
 def test_each_seed_is_an_agent(tmp_path: Path) -> None:
@@ -129,6 +131,19 @@ def test_choices_have_the_options_of_each_question(tmp_path: Path) -> None:
         voted(runs, 4)
 
 
+def test_a_task_whose_golds_have_changed_is_not_believed(tmp_path: Path) -> None:
+    records = [{"id": f"q{n}", "question": f"What is {n} plus {n}?", "gold": str(3 * n)} for n in range(6)]
+    report = voted(three_runs(tmp_path, task=write_votes(tmp_path / "task.jsonl", records))).report
+    assert any("is not here as it was" in note for note in report.notes)
+    assert report.rules[0].accuracy == 5 / 6  # by the golds of the runs
+
+
+def test_programs_are_not_voted_on(tmp_path: Path) -> None:
+    given = three_runs(tmp_path, task="humanevalplus")
+    with pytest.raises(TaskError, match="its answers are programs"):
+        voted(given)
+
+
 def test_the_number_of_possible_answers_can_be_said(tmp_path: Path) -> None:
     assert voted(three_runs(tmp_path), 30).report.num_options == "30"
     with pytest.raises(ConfigError, match=r"[23] different labels"):
@@ -147,7 +162,7 @@ def test_a_file_of_votes_may_have_golds_options_and_gaps(tmp_path: Path) -> None
     assert outcome.report.num_options == "2 to 3"
     assert [one.label for one in outcome.decisions["majority"]][::2] == ["A", "B", None]
     assert outcome.report.rules[0].num_undecided == 1
-    assert any("1 questions have no gold" in note for note in outcome.report.notes)
+    assert any("1 of 5 questions have no gold" in note for note in outcome.report.notes)
 
 
 def test_numbers_in_a_file_are_compared_by_value_and_texts_as_graded(tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ def vote_tables(report: "VoteReport") -> RenderableType:
     if report.pairs:
         tables.append(_pair_table(report.pairs[:_MAX_PAIRS]))
     notes = [_BRACKETS] + ([f"{_BEST}: {report.best}"] if report.best is not None else [])
-    notes += [f"{rule.rule}: {rule.note}" for rule in report.rules if rule.note is not None]
+    for why in dict.fromkeys(rule.note for rule in report.rules if rule.note is not None):
+        notes.append(f"{', '.join(rule.rule for rule in report.rules if rule.note == why)}: {why}")
     if report.effective_votes is not None:
         notes.append(f"Effective number of votes: {report.effective_votes:.1f} of {len(report.voters)}")
     if not any(rule.rule == "ow" for rule in report.rules):
         notes.append("Rule ow needs reference answers: --calibrate N learns from those of N questions")
-    return Group(
-        "", Text(printable(head)), *tables, *(Text(printable(f"  {note}.")) for note in (*notes, *report.notes))
-    )
+    notes = [f"  {note[:1].upper()}{note[1:]}." for note in (*notes, *report.notes)]
+    return Group("", Text(printable(head)), *tables, *(Text(printable(note)) for note in notes))
 
 
 def _rule_table(rules: Sequence["RuleFigures"]) -> RenderableType:
