@@ -110,6 +110,29 @@ def test_every_control_of_hints(method: str, hints: str, controls: str, num_read
     json.dumps(summary.to_json())
 
 
+def test_several_answers_with_each_hint_are_all_counted(tmp_path: Path) -> None:
+    with LatentMAS(
+        "tiny",
+        task="chain",
+        topology="abstraction",
+        abstractions=2,
+        samples=3,
+        latent_steps=1,
+        runtime="local",
+        **SMALL,
+    ) as mas:
+        figures = mas.evaluate(output=str(tmp_path / "run")).hints
+    assert figures is not None
+    assert (figures.num_hints, figures.num_answers, figures.scores.num_questions) == (2, 3, 2)
+    votes = [vote["correct"] for row in rows_of(tmp_path / "run") for vote in row["votes"]]
+    assert len(votes) == 2 * 2 * 3
+    assert figures.scores.shares["average"] == pytest.approx(sum(votes) / len(votes))
+    assert 0 < figures.scores.shares["average"] < 1  # at this temperature
+
+
+SMALL: dict[str, Any] = {"limit": 2, "batch_size": 4, "max_new_tokens": 32, "temperature": 2.0, "dtype": "float32"}
+
+
 def test_a_hint_in_memory_is_read(tmp_path: Path) -> None:
     """The solver sees no number of the problem: only the memory of the hint has the answer."""
     file = tmp_path / "blind.jsonl"
