@@ -98,7 +98,7 @@ def reports(max_batches_in_flight: int) -> tuple[Recorder, Sink, int]:
     """What a run tells of 100 batches of one question, and how many turns it had."""
     runtime, recorder, sink = FakeRuntime(), Recorder(), Sink()
     settings = DriverSettings(latent_steps=5, max_batches_in_flight=max_batches_in_flight)
-    scheduler = SharedScheduler(Scheduler(runtime, info=runtime.start(), metrics=sink, clock=runtime.clock))
+    scheduler = SharedScheduler(Scheduler(runtime, info=runtime.start(), metrics=sink, clock=lambda: 0.0))
     batches = plan_batches(make_questions(100), 1)
     list(scheduler.run(RunRequest(topology=CHAIN, settings=settings, batches=batches, observer=recorder)))
     return recorder, sink, len(runtime.works)

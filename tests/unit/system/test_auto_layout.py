@@ -71,7 +71,7 @@ def test_auto_fills_the_nodes_that_are_there() -> None:
 
 
 def test_what_auto_has_chosen_is_the_same_by_hand() -> None:
-    here = nodes(1, gpu_name="H100")
+    here = nodes(1, gpus=6, gpu_name="H100")
     auto = planner(here)
     plan = auto.plan(asked(here, auto))
     assert auto.layout is not None
