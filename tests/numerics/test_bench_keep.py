@@ -31,7 +31,7 @@ def test_a_curve_of_two_points_is_continued(tmp_path: Path, capsys: pytest.Captu
         assert other == type(other).from_row(other.to_row())
 
 
-def test_memory_is_computed_once_where_agents_read_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_is_computed_once_where_agents_read_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["keep", "--output", str(tmp_path), *SMALL]
     assert main([*flags, "--codecs", "none", "--keep", "1"]) == 0
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
