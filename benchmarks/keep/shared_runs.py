@@ -1,4 +1,4 @@
-"""The cells of a team whose latent agents read nobody: what they choose is computed once for all codecs."""
+"""The cells of a team whose latent agents read no other agent: what they choose is computed once for all codecs."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -148,7 +148,7 @@ def team_topology(config: RunConfig) -> Topology:
 
 def shares_memory(topology: Topology) -> bool:
     """Whether the memory of a team can be computed once for all numbers of steps and controls: its latent agents read
-    nobody, and say nothing themselves about steps or about what follows the thoughts."""
+    no other agent, and say nothing themselves about steps or about what follows the thoughts."""
     others = [agent for agent in topology.agents if agent.name != topology.answering_agent.name]
     return bool(others) and all(
         agent.thinks == "latent"

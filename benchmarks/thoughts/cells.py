@@ -1,6 +1,6 @@
 """The cells of the table: what is run, once, on one loaded model; each has a folder and is not run again.
 
-Where latent agents read one another every cell is a run of its own, with a run folder. Where they read nobody, one
+Where latent agents read one another every cell is a run of its own, with a run folder. Where they do not, one
 computation of their thoughts serves all cells (`shared_cells`).
 """
 

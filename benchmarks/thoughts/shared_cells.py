@@ -1,4 +1,4 @@
-"""The cells of a team whose latent agents read nobody: each rule's thoughts are computed once, with the most steps."""
+"""The cells of a team whose latent agents read no other agent: one computation of thoughts serves all of a rule."""
 
 import json
 from collections.abc import Callable, Sequence
