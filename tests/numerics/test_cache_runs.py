@@ -47,7 +47,9 @@ def test_a_chain_answers_and_says_its_bytes(start: Start, family: str) -> None:
         assert first.num_bytes == tokens * spec.bytes_per_token + spec.state_bytes
         assert second.reader == "judger"
     with start(family, topology=CHAIN, batch_size=1, transfer="recompute") as system:
-        assert [answer.answer_token_ids for answer in system.run(QUESTIONS)] == [answer.answer_token_ids for answer in answers]
+        assert [answer.answer_token_ids for answer in system.run(QUESTIONS)] == [
+            answer.answer_token_ids for answer in answers
+        ]
 
 
 def test_latents_of_branches_are_merged(start: Start) -> None:
