@@ -91,7 +91,7 @@ def _attend(
         out = rule.attend(queries, keys, values, view.mask, call.count)
     if call.num_rows > 1:
         return out.flatten(1, 2)
-    return out.reshape(*query_QND.shape[:2], value.shape[3]).transpose(0, 1)  # values may have other dims than keys
+    return out.reshape(query_QND.shape[0], call.count, -1).transpose(0, 1)  # values may have other dims than keys
 
 
 def _attend_whole(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: ScoreRule) -> Tensor:

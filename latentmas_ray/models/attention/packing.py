@@ -72,6 +72,9 @@ class View:
     mask: Tensor | None
 
 
+_EVERYTHING = View(0, None)
+
+
 class AttentionCall:
     """Neighbouring rows whose attention is one call: rows with one new token each, or one row with any number.
 
@@ -115,6 +118,8 @@ class AttentionCall:
     def view(self, num_groups: int, like: Tensor, window: int | None, positions_BS: Tensor | None) -> View:
         """The view of a layer: its mask is that of single tokens [R, 1, 1, S], or that of a row's tokens [G·T, S], G
         query heads of a KV head one after another. `positions_BS` are the slots' positions, needed with a window."""
+        if self.count == 1 and self.is_even and positions_BS is None:
+            return _EVERYTHING
         key = (num_groups, like.device, window, id(positions_BS))
         if key not in self._views:
             if window is None or positions_BS is None:
@@ -124,8 +129,6 @@ class AttentionCall:
         return self._views[key]
 
     def _make_causal(self, num_groups: int, like: Tensor) -> View:
-        if self.count == 1 and self.is_even:
-            return View(0, None)
         slots = torch.arange(self.num_visible, device=like.device)
         if self.num_rows > 1:
             hidden = slots > torch.tensor(self.starts, device=like.device)[:, None]

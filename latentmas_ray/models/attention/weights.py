@@ -11,7 +11,7 @@ from torch import Tensor
 _BLOCK = 512  # queries of one head whose weights are in memory at a time
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: one is made in every layer of every step
 class ScoreRule:
     """How a layer makes weights of scores s = q · k · `scaling` (1/√D for None).
 
