@@ -76,7 +76,7 @@ def _untried(error: Exception) -> str:
     """Why a family's default configuration makes no model here, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, ImportError):
-        return lines[0]
+        return lines[0].partition(". ")[0]
     return f"its default configuration makes no model ({type(error).__name__}: {lines[0]})"
 
 
