@@ -12,11 +12,12 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import ContextLengthError
+from latentmas_ray.errors import ContextLengthError, ModelError
 from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, merge_layout, rotate_keys
 from latentmas_ray.memory.codec import encode_kv
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.models import load_model, wrap
+from latentmas_ray.models.devices import check_divisible
 from latentmas_ray.models.presets import tiny_tokenizer
 from tests.numerics.plain import Plain
 from tests.numerics.position_families import ALL, build, make
@@ -174,3 +175,8 @@ def test_gpt_oss_is_loaded_from_a_folder(tmp_path: Path) -> None:
     lm.model.save_pretrained(tmp_path)
     lm.chat.tokenizer.save_pretrained(tmp_path)
     assert load_model(str(tmp_path)).spec == lm.spec
+
+
+def test_gpt_oss_is_not_divided() -> None:
+    with pytest.raises(ModelError, match="tp: got '2'; it must be 1: transformers has no tensor-parallel plan"):
+        check_divisible(ALL["gpt_oss"](), "m", 2)

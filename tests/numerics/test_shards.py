@@ -28,7 +28,7 @@ from tests.numerics.shard_cases import Arriving, SegmentSender, compute, hand_ov
 from tests.numerics.turns import assert_close
 
 STEP_SECONDS = 5.0
-OF_POSITIONS = ["gemma3-window", "gemma2", "glm4", "cohere2", "smollm3", "gpt_oss", "llama4"]
+OF_POSITIONS = ["gemma3-window", "gemma2", "glm4", "cohere2", "smollm3", "llama4"]
 
 MakeFolder = Callable[[str], Path]
 
