@@ -104,8 +104,8 @@ class KVCacheSpec:
         """Raises IncompatibleMemoryError, which names the first layer that differs, unless `is_uniform`."""
         if (index := self._first_irregular_layer) is not None:
             raise IncompatibleMemoryError(
-                f"layer {index} caches {self.layers[index]}: such memory can be packed and moved, but computing with "
-                f"it needs a key and a value of one shape in {self.dtype} in all layers"
+                f"layer {index} caches {self.layers[index]}, not a key and a value of one shape in {self.dtype} as in "
+                "memory that is one tensor"
             )
 
     @property

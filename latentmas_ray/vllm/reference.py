@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentmas_ray.errors import ModelError
+from latentmas_ray.errors import IncompatibleMemoryError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.models import LanguageModel
@@ -51,11 +51,11 @@ def make_reference(model: str, *, dtype: str, revision: str | None, shard: TPRan
     Raises ModelError, and IncompatibleMemoryError if its KV heads cannot be divided.
     """
     lm = load_model(model, dtype=dtype, device="cpu", revision=revision)
-    if not lm.spec.is_uniform:
-        expected = (
-            f"vLLM takes memory as a key and a value of one shape in all layers, and it caches {lm.spec.layers[0]}"
-        )
-        raise ModelError("model", model, f"{expected}: use engine transformers")
+    try:
+        lm.spec.require_uniform()
+    except IncompatibleMemoryError as error:
+        expected = f"vLLM takes memory as a key and a value of one shape; {error}: use engine transformers"
+        raise ModelError("model", model, expected) from error
     spec = lm.spec.of_shard(shard or WHOLE)
     return Reference(spec=spec, chat=lm.chat, max_positions=lm.max_positions, probe=_make_probe(lm, spec))
 

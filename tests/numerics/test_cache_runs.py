@@ -10,6 +10,7 @@ import pytest
 from latentmas_ray import LatentMAS
 from latentmas_ray.errors import InputError
 from latentmas_ray.models.devices import check_divisible
+from latentmas_ray.vllm.reference import make_reference
 from tests.cases.scheduler import agent, topology
 from tests.numerics.cache_kinds import config_of, make_cache_lm
 
@@ -90,3 +91,15 @@ def test_latents_and_states_are_not_divided(family: str, reason: str) -> None:
     check_divisible(config, "my-model", 1)
     with pytest.raises(InputError, match=f"tp: got .*it must be 1: .*{reason}"):
         check_divisible(config, "my-model", 2)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_next"])
+def test_vllm_is_refused_with_the_layer_s_reason(family: str, tmp_path: Path) -> None:
+    """Before vLLM starts, which takes a key and a value of one shape."""
+    lm = make_cache_lm(family)
+    lm.model.save_pretrained(tmp_path)
+    lm.chat.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        InputError, match=r"model: got .*vLLM .*; layer 0 caches (latent|conv_0).*use engine transformers"
+    ):
+        make_reference(str(tmp_path), dtype="float32", revision=None)
