@@ -7,11 +7,11 @@ from typing import Any
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.choices.fields import ID_NAMES, QUESTION_NAMES, find_key
+from latentmas_ray.tasks.choices.images import check_no_image
 from latentmas_ray.tasks.choices.options import Options, find_options
 from latentmas_ray.tasks.grading.choice import options_of
 from latentmas_ray.tasks.grading.code import code_question
 from latentmas_ray.tasks.grading.code_record import check_code_record, some_keys
-from latentmas_ray.tasks.images import check_no_image
 from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind, Question
 from latentmas_ray.tasks.registry import find_benchmark, plain_name
 

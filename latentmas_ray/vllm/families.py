@@ -1,6 +1,9 @@
 """Which models both engines read alike. Imports nothing of vLLM."""
 
-from latentmas_ray.memory import KVCacheSpec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import KVCacheSpec
 
 # Full attention in every layer, and keys that RoPE rotates in the same way in transformers and in vLLM. A family that
 # is not here may work: the engine compares a logit row with a plain prefill when it loads.
@@ -14,7 +17,7 @@ def vllm_prospect(architecture: str) -> str:
     return "agents may write with it (--engine vllm): when it is loaded, its logits and a memory are compared"
 
 
-def vllm_obstacle(spec: KVCacheSpec) -> str | None:
+def vllm_obstacle(spec: "KVCacheSpec") -> str | None:
     """Return why vLLM cannot be given memory of a model; None if it can be tried."""
     if spec.has_states:
         return "some of its layers keep states, and vLLM is given keys and values alone; use transformers"

@@ -1,5 +1,5 @@
-"""What transformers alone computes for one question: the attention that it chooses for the family, a growing cache of
-its own, no masks, no padding."""
+"""What transformers alone computes for one question: the attention that it chooses for the family, no masks, no
+padding, and a growing cache of its own."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -17,23 +17,29 @@ Rule = Callable[[Tensor], Tensor]
 class PlainSequence:
     """One question's sequence. `hidden_E` and `logits_V` are those of the last input.
 
-    With `singly` a sequence is continued by one token after another, where transformers would forget a state otherwise.
+    Without `keeps_cache` every forward is over the whole sequence: with states, a family's own cache may forget them
+    where several tokens follow (Jamba), or count positions wrongly (Bamba).
     """
 
-    def __init__(self, model: PreTrainedModel, rule: Rule, *, singly: bool = False) -> None:
-        self._model, self._rule, self._cache, self._singly = model, rule, None, singly
+    def __init__(self, model: PreTrainedModel, rule: Rule, *, keeps_cache: bool = True) -> None:
+        self._model, self._rule, self._keeps_cache = model, rule, keeps_cache
+        self._cache: Any = None
+        self._fed: list[Tensor] = []  # input embeddings [T, E]
         self.hidden_E, self.logits_V = torch.empty(0), torch.empty(0)
 
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[int]) -> "PlainSequence":
-        parts = [[token] for token in token_ids] if self._singly and self._cache is not None else [list(token_ids)]
-        for part in parts:
-            self._take(input_ids=torch.tensor([part]))
-        return self
+        ids_1T = torch.tensor([list(token_ids)])
+        if self._keeps_cache:
+            return self._take(input_ids=ids_1T)
+        self._fed.append(self._model.get_input_embeddings()(ids_1T)[0])
+        return self._take(inputs_embeds=torch.cat(self._fed)[None])
 
     @torch.inference_mode()
     def feed_thought(self, embedding_E: Tensor) -> "PlainSequence":
-        return self._take(inputs_embeds=embedding_E[None, None])
+        self._fed.append(embedding_E[None])
+        embeds_TE = self._fed[-1] if self._keeps_cache else torch.cat(self._fed)
+        return self._take(inputs_embeds=embeds_TE[None])
 
     def think(self, num_steps: int) -> "PlainSequence":
         for _ in range(num_steps):
@@ -52,8 +58,9 @@ class PlainSequence:
         return self
 
     def _take(self, **inputs: Any) -> "PlainSequence":
-        output = self._model(**inputs, past_key_values=self._cache, use_cache=True, output_hidden_states=True)
-        self._cache = output.past_key_values
+        kept = {"past_key_values": self._cache, "use_cache": True} if self._keeps_cache else {"use_cache": False}
+        output = self._model(**inputs, **kept, output_hidden_states=True)
+        self._cache = getattr(output, "past_key_values", None)
         self.hidden_E = output.hidden_states[-1][0, -1]
         self.logits_V = output.logits[0, -1].float()
         return self

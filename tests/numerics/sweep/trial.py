@@ -76,7 +76,7 @@ def _untried(error: Exception) -> str:
     """Why a family's default configuration makes no model here, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, ImportError):
-        return lines[0]
+        return lines[0].partition(". ")[0]
     return f"its default configuration makes no model ({type(error).__name__}: {lines[0]})"
 
 
@@ -96,14 +96,15 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
         return Outcome(**known, kind="refused", reason=reason)
     plain = auto_class(config).from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(lm, thoughts="realign", cache_dir=folder)
-    trial = Trial(engine, lambda: PlainSequence(plain, engine.rule, singly=lm.continues_singly))
+    trial = Trial(engine, lambda: PlainSequence(plain, engine.rule, keeps_cache=not lm.spec.has_states))
     errors = {"thoughts": trial.thoughts(), "batch": trial.batch(), "hand-over": trial.hand_over()}
     errors["codec"] = trial.codec()
     try:
         errors["merge"], merge = trial.merge(), ""
     except LatentMASError as error:
-        merge = str(error)
-    cache = ", ".join(f"{count}× {kind}" for kind, count in Counter(map(str, lm.spec.layers)).items())
+        merge = str(error).rpartition("cannot merge them: ")[2]
+    kinds = Counter(str(layer).replace(" float32", "") for layer in lm.spec.layers)
+    cache = "; ".join(f"{count} × ({kind})" for kind, count in kinds.items())
     facts = {"merge": merge, "cache": cache, "bytes_per_token": lm.spec.bytes_per_token, "errors": errors}
     outcome = Outcome(**known, kind="works", **facts)
     wrong = [f"{name} {error:.2g}" for name, error in errors.items() if not error <= TOLERANCE]
