@@ -1,7 +1,6 @@
 """The parts of a configuration, and the marks of fields.
 
-Each part is a pydantic model, and `RunConfig` inherits from all parts: every `RunConfig` is a `SamplingConfig`, so that
-functions can take only the part that they need. (The parts are no fields, as `model`, `memory` and `output` are some.)
+Each is a pydantic model, and `RunConfig` inherits from all, so that functions can take only the part that they need.
 """
 
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
 EMBEDDED_MODEL = "tiny"  # the default
-EMBEDDED_MODELS = (EMBEDDED_MODEL, "small")  # trained for `chain` and `notes`
+EMBEDDED_MODELS = EMBEDDED_MODEL, "small"  # trained for `chain` and `notes`
 # Fields that are, or may be, files or folders of this machine.
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory", "decide_accuracies")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit

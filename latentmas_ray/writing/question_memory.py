@@ -1,16 +1,19 @@
 """From the segments that a turn reads to one memory per question, as an engine that writes texts gets it."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, SegmentChunk
-from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.writing.text_engine import LayeredPart, MemoryPart, QuestionMemory
 
+if TYPE_CHECKING:  # an actor imports transformers with its model
+    from latentmas_ray.models.cache import BatchCache
 
-def write_memory(cache: BatchCache, row: int, memory: QuestionMemory) -> None:
+
+def write_memory(cache: "BatchCache", row: int, memory: QuestionMemory) -> None:
     """Write a question's memory into a row of a cache, from its first slot on."""
     for part in memory.parts:
         cache.write(

@@ -19,7 +19,7 @@ QUESTION = Question(id="1", question="What is 6 x 7?", kind="number", gold="42",
 
 
 def test_names_of_the_built_ins() -> None:
-    forms = ("hierarchical", "sequential", "single")
+    forms = ("abstraction", "hierarchical", "sequential", "single")
     assert set(BUILTIN) == {*forms, *(f"{task}-{form}" for task in ("notes", "chain", "facts") for form in forms)}
     assert [load_topology(name).name for name in BUILTIN] == list(BUILTIN)
 
