@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from transformers import PretrainedConfig
 
 from latentmas_ray import LatentMAS, Topology, UnusedSettingWarning
 from latentmas_ray.config import make_config
@@ -93,8 +94,8 @@ def test_auto_does_not_leave_a_gpu_for_the_build_for_cpus(monkeypatch: pytest.Mo
 def test_auto_leaves_some_models_with_transformers(
     configuration: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = type("Configuration", (), configuration)
-    monkeypatch.setattr("latentmas_ray.models.load.load_config", lambda name, revision: found())
+    found = PretrainedConfig(**configuration)
+    monkeypatch.setattr("latentmas_ray.models.load.load_config", lambda name, revision: found)
     assert set(chosen({"model": "some/model"}).values()) == {f"transformers: {why}"}
 
 
