@@ -109,6 +109,15 @@ def with_own_mask() -> PreTrainedModel:
     return patched(forward)
 
 
+def with_full_experts() -> PreTrainedModel:
+    """An expert that takes eleven tokens of a forward, and drops those after them, whosever they are."""
+    model = causal(LlamaConfig(**GQA))
+    for layer in model.model.layers:
+        plain = layer.mlp.forward
+        layer.mlp.forward = lambda x, plain=plain: plain(x) * (torch.arange(x.shape[1]) < 11)[None, :, None]
+    return model
+
+
 def in_chunks() -> PreTrainedModel:
     """Chunks that no field of the configuration gives away."""
     model = causal(LlamaConfig(**GQA))
@@ -146,6 +155,10 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "attention without the interface": (lambda: causal(FalconConfig(**FALCON)), "transformers' attention interface"),
     "embeddings by layer": (lambda: causal(Gemma3nTextConfig(**BY_LAYER)), "per-layer embeddings"),
     "a mask of its own": (lambda: with_own_mask(), "layer 0 makes its own"),
+    "routing that sees its neighbours": (
+        lambda: with_full_experts(),
+        "a prompt in a batch must be the prompt alone",
+    ),
     "chunks": (lambda: in_chunks(), "layer 0 sees chunks of 16 positions"),
     "state space": (
         lambda: causal(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2)),

@@ -2,5 +2,5 @@
 
 `fields.py` has the names of fields, `options.py` finds the options, `forms.py` reads one field, and `order.py` orders
 options whose record does not. `golds.py` decides for all records together which option each gold means, and `shown.py`
-puts the options into the question's text.
+puts the options into the question's text. `images.py` finds images, which are refused.
 """

@@ -1,5 +1,6 @@
 """The doctor's checks, and the exit code that follows from them."""
 
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -52,6 +53,14 @@ def test_a_good_machine_is_exit_code_0(capfd: pytest.CaptureFixture[str]) -> Non
     for words in ("python", "torch", "transformers", "ray", "A100", "--runtime local", "--runtime ray"):
         assert words in out
     assert "fail" not in out
+
+
+@pytest.mark.usefixtures("quick_machine")
+def test_the_checks_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    checks = json.loads(capfd.readouterr().out)
+    assert {"mark": "ok", "subject": "GPU 0", "finding": "A100"} in checks
+    assert {one["mark"] for one in checks} <= {"ok", "warn"}
 
 
 @pytest.mark.usefixtures("quick_machine")
