@@ -93,7 +93,7 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
             why="without --output: all rules are shown",
         ),
         UnusedFlags(
-            fields=("calibrate", "output"),
+            fields=("calibrate", "output", "seed"),
             when=lambda flags: flags["simulate"],
             why="with --simulate: it has no questions",
         ),

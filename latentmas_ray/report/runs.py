@@ -91,6 +91,8 @@ def read_answers(path: Path) -> tuple[Answer, ...]:
 
 
 def _existing(given: str | Path) -> Path:
+    if not str(given):  # not the folder that the command was started in
+        raise JournalError("run", "", "it must be the output folder of a run")
     if is_url(str(given)):
         raise JournalError("run", str(given), "it must be a folder on this machine; copy the run's files to one")
     path = Path(expand_home("run", str(given), JournalError))

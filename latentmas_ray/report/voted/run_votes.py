@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from latentmas_ray.errors import ConfigError, InputError, JournalError, TaskError
@@ -11,9 +12,11 @@ from latentmas_ray.report.runs import FinishedRun
 from latentmas_ray.report.voted.ballots import OPEN, Ballots, GivenAnswers, Voter, make_ballots
 from latentmas_ray.report.voted.vote_file import ballots_of_file
 from latentmas_ray.runs.folder import read_file, read_yaml
+from latentmas_ray.runs.hints.rows import question_of
 from latentmas_ray.runs.journal import CONFIG_NAME, STARTED_IN
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.tasks.files import BUILTIN_TASKS, load_task
+from latentmas_ray.tasks.hints.copies import copy_id
 from latentmas_ray.tasks.inference import Inference
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.record import check_record
@@ -33,8 +36,8 @@ def ballots_of(given: Sequence[str], num_options: int | str | None = None) -> Ba
 
 
 def ballots_of_runs(folders: Sequence[str], num_options: int | str | None = None) -> Ballots:
-    """Return the votes of runs, one voter for each seed of each folder, on the questions that all of them were asked. A
-    question that a run failed on, or answered without a prediction, has no vote of it.
+    """Return the votes of runs, one voter for each seed and each hint of each folder, on the questions that all of them
+    were asked. A question that a run failed on, or answered without a prediction, has no vote of it.
 
     Raises ConfigError for fewer than two runs and a repeated folder, JournalError for a folder without a run and for
     runs of other questions, and what `make_ballots` raises.
@@ -43,7 +46,7 @@ def ballots_of_runs(folders: Sequence[str], num_options: int | str | None = None
     runs = _by_name(compared)
     if len(runs) < 2:
         raise ConfigError("RUN", " ".join(folders), "it takes at least two runs to vote, or one FILE.jsonl of votes")
-    check_same_questions(compared)
+    check_same_questions([replace(compared[0], runs=tuple(runs.values()))])
     rows = {name: {answer.id: answer for answer in run.answers} for name, run in runs.items()}
     asked = {name: {*rows[name], *(failure.id for failure in run.failures)} for name, run in runs.items()}
     first, *others = runs
@@ -106,14 +109,34 @@ def _read(folders: Sequence[str]) -> list[ComparedRun]:
 
 def _by_name(compared: Sequence[ComparedRun]) -> dict[str, FinishedRun]:
     """Return the runs by the names of their folders, where these differ, else by their paths; with the seed where a
-    folder has several."""
+    folder has several, and the hint where it has several of these."""
     short = Counter(Path(run.folder).resolve().name for run in compared)
     found = {}
     for run in compared:
         name = Path(run.folder).resolve().name
         name = name if short[name] == 1 else run.folder.rstrip("/")
         for one in run.runs:
-            found[name if len(run.runs) == 1 else f"{name}/seed-{one.config.seed}"] = one
+            whole = name if len(run.runs) == 1 else f"{name}/seed-{one.config.seed}"
+            found.update({whole + suffix: part for suffix, part in _by_hint(one).items()})
+    return found
+
+
+def _by_hint(run: FinishedRun) -> dict[str, FinishedRun]:
+    """Return a run with hints as one run for each of them, by what is added to its name: the answers of each are to the
+    questions that its rows are about, not to copies. Return any other run as it is."""
+    num_hints = run.config.abstractions
+    if num_hints is None:
+        return {"": run}
+    found = {}
+    for number in range(1, num_hints + 1):
+        end = copy_id("", number)
+        answers = [one for one in run.answers if one.hint is not None and one.hint.number == number]
+        failures = [one for one in run.failures if one.id.endswith(end)]
+        found[f"/hint-{number}" if num_hints > 1 else ""] = replace(
+            run,
+            answers=tuple(replace(one, id=question_of(one)) for one in answers),
+            failures=tuple(replace(one, id=one.id.removesuffix(end)) for one in failures),
+        )
     return found
 
 

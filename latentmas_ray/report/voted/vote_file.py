@@ -64,7 +64,9 @@ def _add(questions: dict[str, _Votes], line: bytes, place: str) -> None:
         raise TaskError(f"{place}: agent", agent, f"it has answered question {name} in a line before; remove one")
     votes.answers[agent] = _text(row["answer"], f"{place}: answer") or None
     if row.get("gold") is not None:
-        votes.gold = _same(votes.gold, _text(row["gold"], f"{place}: gold"), f"{place}: gold")
+        if not (gold := _text(row["gold"], f"{place}: gold")):
+            raise TaskError(f"{place}: gold", row["gold"], "it must not be empty; leave it out where it is not known")
+        votes.gold = _same(votes.gold, gold, f"{place}: gold")
     if row.get("options") is not None:
         votes.options = _same(votes.options, _options(row["options"], f"{place}: options"), f"{place}: options")
     if isinstance(votes.options, tuple) and votes.gold is not None and votes.gold not in votes.options:

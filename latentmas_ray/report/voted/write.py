@@ -27,14 +27,14 @@ _NO_COST: Mapping[str, Any] = {
     "seconds": {},
 }
 # Settings that are the vote's own, and not those that its runs have in common.
-_OWN = {"task", "model", "models", "method", "topology", "memory", "guard", "seed", "limit"}
+_OWN = {"task", "model", "models", "method", "topology", "memory", "guard", "seed", "limit", "abstractions", "hints"}
 
 
 def check_output(output: str) -> Path:
     """Return the folder. Raises ConfigError for a URL, a file, and a folder that has results."""
     path = Path(expand_home("output", output))
     try:
-        if is_url(output) or (path.exists() and not path.is_dir()):
+        if not output or is_url(output) or (path.exists() and not path.is_dir()):
             raise ConfigError("output", output, "it must be a folder on this machine")
         if (path / RESULTS_NAME).exists():
             raise ConfigError("output", output, f"{RESULTS_NAME} is already there; choose another folder")

@@ -15,7 +15,7 @@ _FORM = "it must be a FILE.yaml or FILE.json with `AGENT: ACCURACY`, as in `judg
 def read_accuracies(path: str, agents: Sequence[str]) -> dict[str, float]:
     """Return the accuracies of these agents, each in (0, 1), from a file, or from the folder of a finished run whose
     answers were graded. Raises ConfigError."""
-    found = _of_run(Path(path)) if Path(path).is_dir() else _content(Path(path))
+    found = _of_run(Path(path)) if _is_folder(Path(path)) else _content(Path(path))
     if not isinstance(found, dict) or not found:
         raise ConfigError(_FIELD, path, _FORM)
     if missing := [agent for agent in agents if agent not in found]:
@@ -27,6 +27,13 @@ def read_accuracies(path: str, agents: Sequence[str]) -> dict[str, float]:
             expected = "it must be a number between 0 and 1: the share of questions that the agent answers correctly"
             raise ConfigError(_FIELD, f"{agent}: {value}", expected)
     return {agent: float(found[agent]) for agent in agents}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as a name that is too long, which `_content` says
+        return False
 
 
 def _content(path: Path) -> Any:
@@ -42,6 +49,9 @@ def _content(path: Path) -> Any:
 
 def _of_run(folder: Path) -> dict[str, float]:
     """Return each answering agent's (right + 1/2) / (graded + 1): so none is 0 or 1."""
+    if not (folder / SUMMARY_NAME).is_file():
+        expected = f"it cannot be read: it has no {SUMMARY_NAME}; give the folder of a finished run, or a file"
+        raise ConfigError(_FIELD, str(folder), expected)
     summary = _content(folder / SUMMARY_NAME)
     votes = summary.get("votes") if isinstance(summary, dict) else None
     try:

@@ -102,6 +102,15 @@ def test_a_simulation_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["rows"] == [{"num_options": 2, "majority": 0.5, "sp": 0.5, "isp": 0.5, "ow": pytest.approx(0.5)}]
 
 
+def test_what_a_simulation_does_not_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vote", "--simulate", "--seed", "3", "--calibrate", "2", "--output", "voted"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert sorted(line.split()[1] for line in told) == ["--calibrate", "--output", "--seed"]
+    assert all("does nothing with --simulate" in line for line in told)
+    assert main(["vote", "--simulate"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_job_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["jobs/vote.py", "--simulate", "--options", "2"])
     with pytest.raises(SystemExit) as ended:
@@ -134,6 +143,9 @@ def test_the_job_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["--simulate", "--accuracies", ".5,x"], "--accuracies: got '.5,x'; it must be numbers, as in"),
         (["--simulate", "--accuracies", ".5,1.5"], "each must be in 0 to 1"),
         (["--simulate", "--options", "2,1"], "--options: got '2,1'; each must be at least 2"),
+        (["--simulate", "--accuracies", ""], "--accuracies: got ''; it must be numbers, as in"),
+        (["--simulate", "--options", ""], "--options: got ''; it must be numbers, as in"),
+        (["single", "text", "--output", ""], "--output: got ''; it must be a folder on this machine"),
         (["--simulate", "--options", "2,open"], "--options: got '2,open'; it must be numbers"),
     ],
 )

@@ -1,19 +1,24 @@
 """Votes over runs and over files: what counts as a vote, what is judged, and the folder that is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, InputError, JournalError, TaskError
 from latentmas_ray.report import load_run
 from latentmas_ray.report.compare import compare_folders
 from latentmas_ray.report.voted.evaluate import VoteOutcome, vote_on
 from latentmas_ray.report.voted.run_votes import ballots_of
 from latentmas_ray.report.voted.write import check_output, write_vote
+from latentmas_ray.runs.hints.rows import HintUse
+from latentmas_ray.runs.results import Failure
 from latentmas_ray.stats import compare_paired
 from latentmas_ray.voting.rules import RULES
+from tests.cases.report import make_answer, write_run
 from tests.cases.vote_runs import rows_of, write_voter, write_votes
 from tests.cases.votes import drawn_votes
 
@@ -72,6 +77,41 @@ def test_each_seed_is_an_agent(tmp_path: Path) -> None:
     other = write_voter(tmp_path / "other", [*RIGHT[:5], "7"])
     report = voted([str(tmp_path / "both"), other]).report
     assert [voter.name for voter in report.voters] == ["both/seed-1", "both/seed-2", "other"]
+
+
+def with_hints(folder: Path, *by_hint: str) -> str:
+    """A run that gave these answers to q0, q1, …, a text for each hint; `-`: it failed."""
+    config = RunConfig(task="sums", topology="abstraction", abstractions=len(by_hint), latent_steps=3)
+    answers, failures = [], []
+    for number, predictions in enumerate(by_hint, start=1):
+        hint = {"number": number, "of": len(by_hint), "source": "own"}
+        for index, prediction in enumerate(predictions):
+            name = f"q{index}.hint-{number}"
+            if prediction == "-":
+                failures.append(Failure(id=name, agent="solver", error="it fell"))
+                continue
+            gold, use = str(2 * index), HintUse(question=f"q{index}", **hint)
+            graded = {"gold": gold, "prediction": prediction, "correct": prediction == gold}
+            answers.append(replace(make_answer(index, config), id=name, hint=use, **graded))
+    return str(write_run(folder, answers, config=config, failures=failures))
+
+
+def test_each_hint_is_an_agent_and_votes_on_the_question_itself(tmp_path: Path) -> None:
+    """Copies of one question would count as questions of their own in intervals."""
+    hinted = with_hints(tmp_path / "hinted", "024", "03-")
+    report = voted([hinted, write_voter(tmp_path / "a", RIGHT)]).report
+    assert [voter.name for voter in report.voters] == ["hinted/hint-1", "hinted/hint-2", "a"]
+    assert (report.num_judged, [voter.num_votes for voter in report.voters]) == (3, [3, 2, 3])
+    assert [voter.accuracy for voter in report.voters] == [1, 1 / 3, 1]
+    outcome = voted([hinted])  # two hints are two agents
+    assert outcome.report.num_judged == 3
+    ballots = ballots_of([hinted])
+    write_vote(outcome, ballots, "majority", tmp_path / "voted")
+    run = load_run(tmp_path / "voted")
+    assert [answer.id for answer in run.answers] == ["q0", "q1", "q2"]
+    assert (run.config.abstractions, run.answers[0].hint) == (None, None)
+    one = with_hints(tmp_path / "one", "024")
+    assert voted([one, hinted]).report.voters[0].name == "one"
 
 
 def test_runs_with_one_name_are_told_by_their_paths(tmp_path: Path) -> None:
@@ -270,6 +310,7 @@ def test_runs_of_other_questions_are_told(tmp_path: Path) -> None:
         (["a", "nothing"], "there is no such folder"),
         (["a", "votes.jsonl"], "it is a file"),
         (["a", "x" * 300], "no such folder|cannot be read"),
+        (["a", ""], "run: got ''; it must be the output folder of a run"),
     ],
 )
 def test_folders_that_are_no_runs_are_told(
@@ -305,6 +346,10 @@ GOOD = {"question": 1, "agent": "x", "answer": "A", "options": 3}
         ('{"question": 2, "agent": "z", "answer": "B", "options": ["B", "C"], "gold": "D"}', "one of the options B, C"),
         ('{"question": 1, "agent": "z", "answer": "B", "gold": 2.5, "options": NaN}', "votes.jsonl:3"),
         ('{"question": 2, "agent": "z", "answer": "B"}', "options: got 'nothing'"),
+        (
+            '{"question": 2, "agent": "z", "answer": "B", "gold": " "}',
+            "votes.jsonl:3: gold: got ' '; it must not be empty",
+        ),
         ("\xff", "votes.jsonl:3"),
     ],
 )

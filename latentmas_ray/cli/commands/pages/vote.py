@@ -49,7 +49,10 @@ _Rule = Annotated[
 _Output = Annotated[
     str | None, typer.Option("--output", metavar="DIR", help="write the decisions like the answers of a run")
 ]
-_Seed = Annotated[str, typer.Option("--seed", metavar="S", help="of ties, and of the questions for --calibrate")]
+_Seed = Annotated[
+    str | None,
+    typer.Option("--seed", metavar="S", help="of ties, and of the questions for --calibrate; default: 0"),
+]
 _Simulated = Annotated[bool, typer.Option("--simulate", help="show the exact accuracies of rules, without any run")]
 _Accuracies = Annotated[
     str | None, typer.Option("--accuracies", metavar="X,…", help="of the agents that --simulate has")
@@ -63,7 +66,7 @@ def vote(
     options: _Options = None,
     rule: _Rule = None,
     output: _Output = None,
-    seed: _Seed = "0",
+    seed: _Seed = None,
     simulate: _Simulated = False,
     accuracies: _Accuracies = None,
     as_json: _AsJson = False,
@@ -73,12 +76,14 @@ def vote(
     Each run is one agent, each seed too. Without --calibrate no reference answer is used to decide; with golds the
     decisions are judged. docs/deciding.md explains the rules.
     """
-    given = {"calibrate": calibrate, "rule": rule, "output": output, "accuracies": accuracies, "simulate": simulate}
-    tell_unused("vote", given)
+    given = {"calibrate": calibrate, "rule": rule, "output": output, "seed": seed, "accuracies": accuracies}
+    tell_unused("vote", {**given, "simulate": simulate})
     if simulate:
         if runs:
             raise ConfigError("RUN", " ".join(runs), "--simulate takes no runs; leave one of the two out")
-        _simulate(accuracies or _SIMULATED["accuracies"], options or _SIMULATED["options"], as_json=as_json)
+        shown = {"accuracies": accuracies, "options": options}
+        chosen = {name: _SIMULATED[name] if text is None else text for name, text in shown.items()}
+        _simulate(**chosen, as_json=as_json)
         return
     if not runs:
         raise ConfigError("RUN", "nothing", "give output folders of runs, or one FILE.jsonl of votes; or --simulate")
@@ -87,7 +92,7 @@ def vote(
     )
     written = _checked_rule(rule, calibrated=num_calibrated is not None)
     number = _parsed_options(options)
-    chance = whole_number("seed", seed, least=0, most=_MAX_SEED)
+    chance = 0 if seed is None else whole_number("seed", seed, least=0, most=_MAX_SEED)
     from latentmas_ray.cli.render.run_tables import results_console
     from latentmas_ray.cli.render.votes.rule_tables import vote_tables
     from latentmas_ray.report.voted.evaluate import vote_on

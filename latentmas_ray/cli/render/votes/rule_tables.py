@@ -24,9 +24,8 @@ _BEST = "The best single agent is chosen by the same questions, so it is likely 
 def vote_tables(report: "VoteReport") -> RenderableType:
     """Return the rules, the voters with true and estimated accuracies, their agreement, and notes."""
     drawn = f", {report.num_calibrated} more for rule ow to learn from" if report.num_calibrated else ""
-    head = (
-        f"  {report.task}: {report.num_judged} questions{drawn}, {len(report.voters)} agents, K = {report.num_options}"
-    )
+    questions = f"{report.num_judged} question{'s' if report.num_judged != 1 else ''}"
+    head = f"  {report.task}: {questions}{drawn}, {len(report.voters)} agents, K = {report.num_options}"
     tables = [_rule_table(report.rules)]
     if report.best is not None:
         tables.append(_difference_table(report.rules))

@@ -229,7 +229,10 @@ def test_accuracies_of_a_file_and_of_a_run(tmp_path: Path) -> None:
     for name, content in (("own.yaml", "a: 0.5\nb: 0.75\nc: 2"), ("own.json", '{"a": 0.5, "b": 0.75}')):
         (tmp_path / name).write_text(content)
         assert read_accuracies(str(tmp_path / name), ["b", "a"]) == {"a": 0.5, "b": 0.75}
-    for missing in (tmp_path / "no.yaml", tmp_path):
+    with pytest.raises(ConfigError) as caught:  # what was given is named, and not a file in it
+        read_accuracies(str(tmp_path), ["a"])
+    assert f"decide_accuracies: got '{tmp_path}'; it cannot be read: it has no summary.json" in str(caught.value)
+    for missing in (tmp_path / "no.yaml", tmp_path, tmp_path / ("x" * 300), "x" * 300):
         with pytest.raises(ConfigError, match="it cannot be read"):
             read_accuracies(str(missing), ["a"])
     (tmp_path / "summary.json").write_text('{"votes": {"agents": {"a": {"right": 9, "graded": 9}}}}')
