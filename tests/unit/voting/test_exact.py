@@ -51,6 +51,15 @@ def test_it_is_the_sum_over_all_votes(accuracies: list[float], num_options: int,
     assert found == pytest.approx(by_trying_all(tuple(accuracies), num_options, rule), abs=1e-9)
 
 
+@given(st.integers(2, 6), st.integers(2, 6), st.floats(0.01, 0.99))
+def test_all_rules_are_majority_where_accuracies_are_the_same_and_above_chance(
+    num_agents: int, num_options: int, beyond: float
+) -> None:
+    accuracy = (1 + beyond * (num_options - 1)) / num_options
+    found = exact_accuracies([accuracy] * num_agents, num_options)
+    assert list(found.values()) == pytest.approx([found["majority"]] * len(found), abs=1e-9)
+
+
 @given(st.lists(CHANCES, min_size=2, max_size=5), st.integers(2, 6))
 def test_optimal_weights_are_the_best_and_no_worse_than_the_best_agent(
     accuracies: list[float], num_options: int
