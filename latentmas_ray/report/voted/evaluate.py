@@ -58,7 +58,7 @@ class VoteReport:
     voters: tuple[VoterFigures, ...]
     rules: tuple[RuleFigures, ...]
     pairs: tuple[PairAgreement, ...]  # largest excess first
-    effective_votes: float | None  # None where the agreement that accuracies explain is not known
+    effective_votes: float | None  # None where accuracies are not known, or explain all agreement: always right
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def vote_on(ballots: Ballots, *, calibrate: int | None = None, seed: int = 0) ->
         voters=voters,
         rules=tuple(_rule_figures(rules[name], decisions, judged, best) for name in rules),
         pairs=pairs,
-        effective_votes=effective_votes(pairs, len(voters)) if pairs else None,
+        effective_votes=effective_votes(pairs, len(voters)),
         notes=(*ballots.notes, *_notes(ballots, judged, voters, pairs)),
     )
     return VoteOutcome(report=report, judged=judged, rules=rules, decisions=decisions)

@@ -41,7 +41,17 @@ def test_effective_votes_are_one_for_agents_that_always_agree_and_all_for_indepe
     assert effective_votes([pair(0.0)] * 3, 3) == pytest.approx(3)
     assert effective_votes([pair(-0.4)] * 3, 3) == pytest.approx(3)
     assert effective_votes([pair(0.5)] * 3, 3) == pytest.approx(1.5)
-    assert effective_votes([], 2) == 2
+
+
+def test_agents_that_are_always_right_may_be_copies_or_not() -> None:
+    votes = [question(labels, name=str(index)) for index, labels in enumerate(("AAA", "AAB", "AAC", "AAA"))]
+    pairs = pair_agreements(votes, {"0": 1.0, "1": 1.0, "2": 0.5})
+    last = pairs[-1]
+    assert (last.one, last.other, last.agreement, last.expected) == ("0", "1", 1.0, 1.0)
+    assert (last.excess, last.is_notable) == (None, False)
+    assert effective_votes(pairs, 3) == pytest.approx(3)  # of the pairs that say something
+    assert effective_votes([last], 2) is None
+    assert effective_votes([], 2) is None
 
 
 def test_agents_that_never_vote_together_are_no_pair() -> None:

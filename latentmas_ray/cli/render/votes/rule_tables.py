@@ -107,7 +107,7 @@ def _pair_table(pairs: Sequence["PairAgreement"]) -> RenderableType:
             str(pair.num_questions),
             f"{100 * pair.agreement:.1f}",
             f"{100 * pair.expected:.1f}",
-            f"{pair.excess:+.2f}" + (" *" if pair.is_notable else ""),
+            "-" if pair.excess is None else f"{pair.excess:+.2f}" + (" *" if pair.is_notable else ""),
         )
     return table
 
