@@ -74,4 +74,5 @@ def pinned_accuracies(settings: DecisionSettings) -> dict[str, str]:
     """Return what a resumed run must share of the accuracies."""
     if settings.accuracies is None:
         return {}
-    return {"accuracies": json.dumps(dict(settings.accuracies), sort_keys=True)}
+    # In place of the name of the file, whose content may have changed.
+    return {"decide_accuracies": json.dumps(dict(settings.accuracies), sort_keys=True)}
