@@ -12,11 +12,20 @@ from dataclasses import dataclass
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.voting.agreement import Pair, agents_of, measure_agreement, pairs_of
 from latentmas_ray.voting.dawid_skene import accuracies_by_em
-from latentmas_ray.voting.rules import BY_ACCURACY, BY_AGREEMENT, AgreementRates, RuleName, VoteDecision, decide
+from latentmas_ray.voting.rules import (
+    BY_ACCURACY,
+    BY_AGREEMENT,
+    AgreementRates,
+    RuleName,
+    VoteDecision,
+    agreement_of,
+    decide,
+)
 from latentmas_ray.voting.votes import QuestionVotes
 
 _MAX_ITERATIONS = 10_000
 _CONVERGED = 1e-10  # largest change of an accuracy in one iteration
+_SAME_ERROR = 1e-6  # fits whose errors differ by a smaller share are equally good
 MIN_AGENTS = 3  # the products of two accuracies beyond chance tell them apart from three agents on
 
 
@@ -84,24 +93,43 @@ def accuracies_from_agreement(questions: Sequence[QuestionVotes]) -> dict[str, f
     Minimises Σ n_ij (d_ij - p_ij)² over pairs, with d_ij the observed rate of agreement on n_ij questions and p_ij that
     of the model, which is linear in each accuracy alone: alternating least squares. With one K it is the fit of rank
     one u_i u_j = K (K - 1) (d_ij - 1/K) off the diagonal, u_i = K x_i - 1. With several, each K has its own d_ij and
-    p_ij. As u and -u fit alike, agents are taken to be better than chance on average. Needs three agents.
+    p_ij. As u and -u fit alike, agents are taken to be better than chance on average; with several K the one of the two
+    that fits better is taken. Needs three agents.
     """
     agents = agents_of(questions)
     by_options = _agreed_counts(questions, agents)
-    others = {agent: [other for other in agents if other != agent] for agent in agents}
-    x = dict.fromkeys(agents, _equal_start(questions))
+    mean_options = sum(question.num_options for question in questions) / len(questions)
+    first = _fitted(dict.fromkeys(agents, _equal_start(questions)), by_options)
+    second = _fitted({agent: 2 / mean_options - value for agent, value in first.items()}, by_options)  # u to -u
+    errors = [_squared_error(x, by_options) for x in (first, second)]
+    if abs(errors[0] - errors[1]) > _SAME_ERROR * max(1.0, *errors):
+        return first if errors[0] < errors[1] else second
+    voting = {agent for question in questions for agent in question.cast}
+    return max(first, second, key=lambda x: math.fsum(x[agent] for agent in voting))
+
+
+def _fitted(start: Mapping[str, float], by_options: Mapping[int, Mapping[Pair, tuple[int, int]]]) -> dict[str, float]:
+    """Return the accuracies that alternating least squares reach from `start`."""
+    x = dict(start)
+    others = {agent: [other for other in x if other != agent] for agent in x}
     for _ in range(_MAX_ITERATIONS):
         change = 0.0
-        for agent in agents:
+        for agent in x:
             fresh = _best_accuracy(agent, others[agent], x, by_options)
             change = max(change, abs(fresh - x[agent]))
             x[agent] = fresh
         if change < _CONVERGED:
             break
-    mean_options = sum(question.num_options for question in questions) / len(questions)
-    if math.fsum(x.values()) * mean_options < len(x):
-        x = {agent: 2 / mean_options - value for agent, value in x.items()}  # u to -u
     return x
+
+
+def _squared_error(x: Mapping[str, float], by_options: Mapping[int, Mapping[Pair, tuple[int, int]]]) -> float:
+    """Return Σ n_ij (d_ij - p_ij)² of what alternating least squares minimise."""
+    return math.fsum(
+        total * (agreed / total - agreement_of(x[one], x[other], num_options)) ** 2
+        for num_options, counts in by_options.items()
+        for (one, other), (agreed, total) in counts.items()
+    )
 
 
 def accuracies_from_isp(questions: Sequence[QuestionVotes], *, seed: int = 0) -> dict[str, float]:
