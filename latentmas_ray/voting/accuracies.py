@@ -88,7 +88,7 @@ def accuracies_from_golds(questions: Sequence[QuestionVotes], golds: Mapping[str
 
 
 def accuracies_from_agreement(questions: Sequence[QuestionVotes]) -> dict[str, float]:
-    """Return the accuracies that explain best how often agents agree (OW-L), without bounds.
+    """Return the accuracies that explain best how often agents agree (OW-L), in 0 to 1.
 
     Minimises Σ n_ij (d_ij - p_ij)² over pairs, with d_ij the observed rate of agreement on n_ij questions and p_ij that
     of the model, which is linear in each accuracy alone: alternating least squares. With one K it is the fit of rank
@@ -109,13 +109,14 @@ def accuracies_from_agreement(questions: Sequence[QuestionVotes]) -> dict[str, f
 
 
 def _fitted(start: Mapping[str, float], by_options: Mapping[int, Mapping[Pair, tuple[int, int]]]) -> dict[str, float]:
-    """Return the accuracies that alternating least squares reach from `start`."""
-    x = dict(start)
+    """Return the accuracies that alternating least squares reach from `start`. Each step stays in 0 to 1: without that
+    agreement near chance is explained best by an agent that is right far more often than always."""
+    x = {agent: min(max(value, 0.0), 1.0) for agent, value in start.items()}
     others = {agent: [other for other in x if other != agent] for agent in x}
     for _ in range(_MAX_ITERATIONS):
         change = 0.0
         for agent in x:
-            fresh = _best_accuracy(agent, others[agent], x, by_options)
+            fresh = min(max(_best_accuracy(agent, others[agent], x, by_options), 0.0), 1.0)
             change = max(change, abs(fresh - x[agent]))
             x[agent] = fresh
         if change < _CONVERGED:

@@ -129,7 +129,7 @@ def test_known_accuracies_are_pinned(tmp_path: Path) -> None:
     weights = rows_of(tmp_path / "run")[0]["decision"]["weights"]
     assert sorted(weights, key=weights.__getitem__, reverse=True) == list(ANSWERING)
     path.write_text(path.read_text().replace("0.9", "0.95"))
-    with LatentMAS("tiny", **settings) as mas, pytest.raises(JournalError, match="decide_accuracies: got .*0.9"):
+    with LatentMAS("tiny", **settings) as mas, pytest.raises(JournalError, match=r"decide_accuracies: got .*0\.9"):
         mas.evaluate(limit=2, output=str(tmp_path / "run"), resume=True)
 
 

@@ -164,3 +164,32 @@ def test_over_questions_with_other_options_agreement_is_what_is_beyond_chance() 
     assert {count: found.rate("c", "d", count) for count in (3, 6)} == pytest.approx(
         expected, abs=0.04
     )  # accuracies are equal, not skills
+
+
+def mixed_votes(accuracies: dict[str, float], counts: tuple[int, ...], seed: int) -> list[QuestionVotes]:
+    """Independent draws on 150 questions of each number of options."""
+    found = [one for count in counts for one in drawn_votes(150, count, seed, accuracies)[0]]
+    return [question(dict(one.votes), one.num_options, name=f"q{row}") for row, one in enumerate(found)]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "counts"),
+    [
+        ({"a": 0.9, "b": 0.6, "c": 0.1}, (2, 3, 5)),  # the mirror image fits worse, and is found first
+        ({"a": 0.9, "b": 0.8, "c": 0.3, "d": 0.2}, (4,)),  # some draws are explained best by accuracies above 1
+    ],
+)
+def test_the_best_possible_fit_is_found_with_agents_below_chance(
+    accuracies: dict[str, float], counts: tuple[int, ...]
+) -> None:
+    for seed in range(6):
+        found = accuracies_from_agreement(mixed_votes(accuracies, counts, seed))
+        assert all(0 <= value <= 1 for value in found.values())
+        assert max(errors(found, accuracies)) < 0.2
+
+
+def test_an_agent_without_votes_does_not_decide_which_of_two_fits_is_taken() -> None:
+    votes = drawn_votes(300, 2, 5, {"a": 0.9, "b": 0.8, "c": 0.4})[0]
+    silent = [question({**one.votes, "n": None}, 2, one.question) for one in votes]
+    found = accuracies_from_agreement(silent)
+    assert {name: found[name] for name in "abc"} == pytest.approx(accuracies_from_agreement(votes), abs=1e-6)
