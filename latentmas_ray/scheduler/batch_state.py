@@ -18,8 +18,8 @@ class BatchState:
 
     A turn is ready when the turns whose segments it reads are *submitted* (the runtime chains the references) and the
     turns whose texts are in its prompt have *results*. With guard `text` any prompt can contain text, so a turn is
-    ready only when all turns whose segments it reads have results. A handle is dropped when its turn and all turns that
-    read its segment have results.
+    ready only when all turns whose segments it reads have results; so is one that lacked memory before. A handle is
+    dropped when its turn and all turns that read its segment have results.
 
     A question is settled once this batch owes nothing more for it: it is answered, or failed, or is tried again alone.
     The turns of the batch still have it, because segments are those of the whole batch, but no text is written for it.
@@ -63,6 +63,7 @@ class BatchState:
         self._agents_returning_memory = frozenset(topology_index.read_by_answering if keeps_memory else ())
         self._submitted: set[str] = set()
         self._resubmitted: set[str] = set()  # agents whose turns were reset
+        self._lacked_memory: set[str] = set()  # agents whose turn is submitted again only after the ends of its sources
         requests = {agent.name: self._build_turn(agent, {}) for agent in topology_index.agents}
         self.bounds = {
             name: segment_bounds(request, len(self._text_sources(name)) * settings.sampling.max_new_tokens)
@@ -198,6 +199,18 @@ class BatchState:
         """Note which of these handles' segments are lost: those of turns of this batch that have results."""
         self.lost_segments |= {name for name, one in self.handles.items() if one in handles and name in self.results}
 
+    def lacked_sources(self, reader: str) -> set[str]:
+        """Return the agents whose segments a reader may have lacked: all that it reads.
+
+        While one of them has no result, memory that does not come is that agent's, whose actor may be dead before
+        anything else tells of it: none are returned, and the reader's turn waits for the results of all of them.
+        """
+        sources = set(self._index.sources[reader])
+        if sources <= self.results.keys():
+            return sources
+        self._lacked_memory.add(reader)
+        return set()
+
     def depth(self, agent: str) -> int:
         """Return the position of an agent in topological order: a turn that fails can make later turns fail."""
         return next(depth for depth, one in enumerate(self._index.agents) if one.name == agent)
@@ -262,9 +275,9 @@ class BatchState:
         return self._index.texts[agent] + (self._index.sources[agent] if falls_back else ())
 
     def _is_ready(self, agent: str) -> bool:
-        return self._submitted.issuperset(self._index.sources[agent]) and all(
-            name in self.results for name in self._text_sources(agent)
-        )
+        sources = self._index.sources[agent]
+        awaited = (*self._text_sources(agent), *(sources if agent in self._lacked_memory else ()))
+        return self._submitted.issuperset(sources) and all(name in self.results for name in awaited)
 
 
 def find_segments_to_free(stored: Iterable[str], done: Set[str], readers: Mapping[str, Set[str]]) -> list[str]:

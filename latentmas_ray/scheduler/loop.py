@@ -361,9 +361,8 @@ class Scheduler:
     def _rewind(self, run: Run, batch_state: BatchState, failure: TurnFailure, dead: Set[str]) -> None:
         """Reset the lost turns, and the turns whose lost segments they read."""
         lost = batch_state.lost_segments | dead
-        sources = set(run.topology_index.sources[failure.agent])
-        if failure.lacks_memory and lost.isdisjoint(sources):
-            lost |= sources  # which one is lost is unknown
+        if failure.lacks_memory and lost.isdisjoint(run.topology_index.sources[failure.agent]):
+            lost |= batch_state.lacked_sources(failure.agent)  # which one is lost is unknown
         pending, finished = batch_state.rewind(lost | {failure.agent})
         self._cancel_turns(pending, finished)
 

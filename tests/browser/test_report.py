@@ -216,7 +216,7 @@ def long_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(("q  0 ", long)):
         answer = make_answer(number, config, id=name, question=long, gold=long, answer=long, prediction=long)
         agents = {"p" * 64: answer.agents["planner"], "judger": answer.agents["judger"]}
-        answers.append(replace(answer, agents=agents, transfers=(replace(answer.transfers[0], source="p" * 64),)))
+        answers.append(replace(answer, agents=agents, transfers=(answer.transfers[0]._replace(source="p" * 64),)))
     traces = [make_trace(answer.id) for answer in answers]
     failures = [Failure(id="q9", agent="judger", error=long)]
     folders = [

@@ -151,6 +151,7 @@ def test_memory_in_flight_is_bounded_and_ends_at_nothing(actors: StartedRuntime)
     limit_bytes = 5 * segment_bytes  # two batches of two segments, and what the driver allows for the chat template
     questions = questions_that_wait(12, 0.2, size=prompt_tokens)
     meter = Meter()
+    gc.collect()  # segments that earlier tests of this process have read
     # What the actors are made of lies there, too, and is smaller than any segment.
     wait_until(lambda: store_bytes_used() < segment_bytes, "an empty object store")
     drive(*actors, CHAIN, questions, observer=meter, memory_limit_bytes=limit_bytes, latent_steps=0)

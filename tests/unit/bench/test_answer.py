@@ -178,10 +178,10 @@ def test_a_side_that_dies_is_told() -> None:
 def test_the_peak_of_a_process_is_seen_after_it_is_gone() -> None:
     reset_peak(CPU)
     before = used_bytes(CPU, peak=False)
-    held = torch.ones(32 * 2**20, dtype=torch.uint8)
+    held = torch.ones(64 * 2**20, dtype=torch.uint8)  # malloc takes so much from the system, not from what was freed
     assert used_bytes(CPU, peak=False) >= before + 0.9 * held.numel()
     del held
-    assert used_bytes(CPU, peak=True) >= before + 28 * 2**20
+    assert used_bytes(CPU, peak=True) >= before + 56 * 2**20
 
 
 def test_threads_are_those_of_the_settings_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Flags that have no effect with others are reported in one line each on stderr, and change nothing else."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "--gpu-memory 80GB does nothing on nodes",
         ),
         (["topologies", "sequential", "--json"], "--json does nothing with a NAME"),
+        (["vote", "V", "--rule", "isp"], "--rule isp does nothing without --output"),
+        (["vote", "V", "--accuracies", "0.6,0.7"], "--accuracies 0.6,0.7 does nothing without --simulate"),
+        (["vote", "--simulate", "--calibrate", "3"], "--calibrate 3 does nothing with --simulate"),
     ],
 )
 def test_flags_of_commands(
@@ -115,14 +119,16 @@ def test_flags_of_commands(
     Path("t.jsonl").write_text(
         '{"id": "q0", "question": "q0?", "gold": "yes"}\n{"id": "q1", "question": "q1?", "gold": "yes"}\n'
     )
-    names = {"A": runs[0], "B": runs[1], "T": "t.jsonl", "R": f"{runs[0]}/results.jsonl"}
+    votes = [{"question": one, "agent": agent, "answer": agent, "options": 2} for one in (1, 2) for agent in "xy"]
+    Path("v.jsonl").write_text("".join(json.dumps(vote) + "\n" for vote in votes))
+    names = {"A": runs[0], "B": runs[1], "T": "t.jsonl", "V": "v.jsonl", "R": f"{runs[0]}/results.jsonl"}
     found = notes([names.get(arg, arg) for arg in args], capfd)
     assert len(found) == (told is not None)
     assert told is None or found[0].startswith(told)
 
 
 def test_every_command_with_such_flags_is_tried() -> None:
-    tried = {"ask", "compare", "grade", "inspect", "plan", "topologies", "bench transfer", "bench answer"}
+    tried = {"ask", "compare", "grade", "inspect", "plan", "topologies", "vote", "bench transfer", "bench answer"}
     assert set(UNUSED_FLAGS) == tried
 
 

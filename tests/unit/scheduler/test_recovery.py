@@ -11,8 +11,9 @@ from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import ActorError, TurnLostError
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.topology.agent import Topology
-from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.fake_runtime import FakeRuntime, FakeSegment
 from tests.cases.scheduler import (
     ALL,
     CHAIN,
@@ -194,3 +195,33 @@ def test_any_losses_leave_the_answers_of_an_uninterrupted_run(
     assert {name: answer.answer for name, answer in answers.items()} == {
         name: answer.answer for name, answer in undisturbed.items()
     }
+
+
+class SilentNode(FakeRuntime):
+    """The critic's actor is dead until it is missed. Whoever reads what it owes finds out earlier."""
+
+    missed_at = 12.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            seconds=lambda work: self.missed_at - self.now if self.is_dead(work) else 1.0,
+            failure=lambda work: TurnLostError("its node is lost", lacks_memory=False) if self.is_dead(work) else None,
+        )
+
+    def is_dead(self, work: TurnRequest) -> bool:
+        return work.agent == "critic" and self.now < self.missed_at
+
+    def submit(self, work: TurnRequest, segments: Mapping[str, FakeSegment]) -> TurnHandle:
+        handle = super().submit(work, segments)
+        if any(segment.error is not None for segment in segments.values()):
+            handle.turn.error = TurnLostError("The actor died unexpectedly before finishing this task")
+            handle.turn.finishes_at = self.now + 0.5
+        return handle
+
+
+def test_a_reader_that_finds_a_dead_writer_waits_until_it_is_missed() -> None:
+    """It does not use up its attempts meanwhile, nor are the turns repeated that have results."""
+    runtime = SilentNode()
+    answers, failures = run_all(runtime, CHAIN, make_questions(6))
+    assert (len(answers), failures) == (6, [])
+    assert turns_of(runtime, 0) == {"planner": 1, "critic": 2, "judger": 2}
