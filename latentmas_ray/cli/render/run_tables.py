@@ -21,6 +21,7 @@ from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 
 if TYPE_CHECKING:
+    from latentmas_ray.runs.hints.scores import HintFigures
     from latentmas_ray.runs.multi_seed import SeedsSummary
     from latentmas_ray.runs.results import AgentUse, Answer, Summary, Transfer
 
@@ -34,17 +35,16 @@ def results_console(width: int | None = None) -> Console:
 
 def summary_table(summary: "Summary") -> RenderableType:
     """Return all figures of a run, then the cost of each agent and each hand-over."""
-    questions = str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else "")
     rows = {
         "method": summary.method,
         "topology": summary.topology,
         "model": summary.model_names,
-        "questions": questions,
+        "questions": _questions(summary, summary.hints),
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         **dict(vote_rows([summary.votes])),
-        "tokens per question": _tokens_a_question(summary),
+        f"tokens per {_unit(summary.hints)}": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
-        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
+        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per {_unit(summary.hints)}",
         "memory moved": _moved(summary),
         **dict(convergence_rows(summary)),
     }
@@ -62,16 +62,17 @@ def summary_table(summary: "Summary") -> RenderableType:
 
 def seeds_table(summary: "SeedsSummary") -> RenderableType:
     """Return the figures over all seeds, then those of each seed."""
+    hints = next(iter(summary.runs.values())).hints
     rows = {
         "method": summary.method,
         "topology": summary.topology,
         "model": summary.model_names,
         "memory": summary.memory,
-        "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
+        "questions": _questions(summary, hints),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
         "over questions": format_accuracy(summary.accuracy, summary.question_interval),
         **dict(vote_rows([run.votes for run in summary.runs.values()])),
-        "tokens per question": _tokens_a_question(summary),
+        f"tokens per {_unit(hints)}": _tokens_a_question(summary),
         "time": _speed(summary.seconds, summary.questions_per_second),
         **dict(_remarks([*summary.runs.values()])),
     }
@@ -202,6 +203,16 @@ def _kept(runs: Sequence["Summary"]) -> str:
     of = "" if runs[0].keep == 1.0 else f"{runs[0].keep:g} of the prompts' positions, "
     dropped = f"{of}chosen by {runs[0].keep_by}: {format_bytes(round(evicted))} of KV a question dropped"
     return f"{dropped}, {format_bytes(round(sent))} handed over"
+
+
+def _questions(summary: "Summary | SeedsSummary", hints: "HintFigures | None") -> str:
+    """Say how many questions a run has; with hints each is asked once for each of them."""
+    with_hints = "" if hints is None else f", counted once for each of {hints.num_hints} hints"
+    return f"{summary.num_questions}{with_hints}" + (f", {summary.num_failed} failed" if summary.num_failed else "")
+
+
+def _unit(hints: "HintFigures | None") -> str:
+    return "question" if hints is None else "hint"
 
 
 def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:
