@@ -4,10 +4,9 @@ import hmac
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,11 @@ from latentmas_ray.actors.detached.keeper import KEEPER, end_keeper, start_keepe
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.places import remove_groups
 from latentmas_ray.actors.detached.record import DetachedRecord
-from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
+from latentmas_ray.actors.detached.rejoin import rejoin_actors, renew_leases
+from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.runs.folder import FolderLock, make_folder
 
-REJOIN_SECONDS = 30.0  # without progress, for actors to finish what the former driver had them do
-_LOOK_SECONDS = 2.0  # between two looks at their progress
-_TELL_SECONDS = 10.0  # until a line says what is waited for
 _END_SECONDS = 10.0  # for actors to give their places back
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
@@ -125,7 +122,7 @@ class DetachedActors:
             return None
         nonce = secrets.token_bytes(32)
         found, loaded, group = dict[str, Any](), dict[str, Loaded](), None
-        for name, outcome in _rejoin(actors, nonce, self._renewal_seconds).items():
+        for name, outcome in rejoin_actors(actors, nonce, self._renewal_seconds).items():
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
                 replica = name.rpartition("/")[0]
                 found[replica], loaded[replica], group = actors[name], outcome.loaded, outcome.placement_group
@@ -160,7 +157,7 @@ class DetachedActors:
     def _renew(self, get_actors: Callable[[], Iterable[Any]]) -> None:
         while not self._stopped.wait(self._renewal_seconds):
             keeper = self._keeper
-            _renew_once([*get_actors(), *([] if keeper is None else [keeper])])
+            renew_leases([*get_actors(), *([] if keeper is None else [keeper])])
 
 
 def _actors_in(namespace: str) -> dict[str, Any]:
@@ -192,59 +189,6 @@ def _are_alike(bundles: Sequence[Mapping[str, float]], others: Sequence[Mapping[
 def describe_bundle(bundle: Mapping[str, float]) -> str:
     """Return what a bundle asks for, as in `0.5 GPU and 1 CPU`."""
     return " and ".join(f"{amount:g} {kind}" for kind, amount in sorted(bundle.items(), reverse=True)) or "nothing"
-
-
-def _rejoin(actors: Mapping[str, Any], nonce: bytes, renewal_seconds: float) -> dict[str, Any]:
-    """Let these actors join this driver; return the outcome of those that answered. No longer is waited once none has
-    made progress for `REJOIN_SECONDS`. Their leases are renewed meanwhile: some wait for others."""
-    calls = {
-        actor.rejoin.options(concurrency_group="side").remote(nonce): name
-        for name, actor in actors.items()  # a call to a dead actor fails when it is fetched
-    }
-    waiting, watch = list(calls), _ProgressWatch()
-    begun_at = moved_at = time.monotonic()
-    is_told = False
-    while waiting and (rest := moved_at + REJOIN_SECONDS - time.monotonic()) > 0.0:
-        pause = min(rest, renewal_seconds, _LOOK_SECONDS)
-        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=pause)
-        _renew_once(actors.values())
-        has_moved = watch.has_moved({calls[one]: actors[calls[one]] for one in waiting})
-        now = time.monotonic()
-        moved_at = now if done or has_moved else moved_at
-        if waiting and not is_told and now - begun_at >= _TELL_SECONDS:
-            is_told = True
-            names = ", ".join(calls[one].rpartition("/")[0] for one in waiting)
-            _log.warning("waiting for %s to end what the former driver had begun", names)
-    return {name: get_outcome(call) for call, name in calls.items() if call not in waiting}
-
-
-class _ProgressWatch:
-    """Sees whether actors make progress with their turns: a busy or slow one is not one that hangs."""
-
-    def __init__(self) -> None:
-        self._asked: dict[str, ray.ObjectRef] = {}  # without an answer so far
-        self._last: dict[str, Any] = {}
-
-    def has_moved(self, actors: Mapping[str, Any]) -> bool:
-        """Return whether any has moved on since the answers before; ask again. Never waits."""
-        has_moved = False
-        for name, actor in actors.items():
-            if (asked := self._asked.get(name)) is not None and ray.wait([asked], timeout=0.0)[0]:
-                outcome = get_outcome(self._asked.pop(name))
-                # Without the seconds, which pass in any case. An actor that has died answers with an error.
-                now = [replace(one, seconds=0.0) for one in outcome] if isinstance(outcome, list) else None
-                has_moved = has_moved or (name in self._last and now is not None and now != self._last[name])
-                self._last[name] = now
-            if name not in self._asked:
-                with ignoring_dead("the progress of an actor is not known"):
-                    self._asked[name] = actor.get_progress.options(concurrency_group="lease").remote()
-        return has_moved
-
-
-def _renew_once(actors: Iterable[Any]) -> None:
-    for actor in actors:
-        with ignoring_dead("a lease was not renewed"):
-            actor.renew_lease.options(concurrency_group="lease").remote()
 
 
 def _end(namespace: str, actors: Iterable[Any]) -> None:

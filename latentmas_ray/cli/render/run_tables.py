@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
-from latentmas_ray.cli.render.control_tables import adoption_text, hint_rows
+from latentmas_ray.cli.render.control_tables import adoption_text, hint_rows, questions_text, unit_of
 from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
@@ -21,7 +21,6 @@ from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 
 if TYPE_CHECKING:
-    from latentmas_ray.runs.hints.scores import HintFigures
     from latentmas_ray.runs.multi_seed import SeedsSummary
     from latentmas_ray.runs.results import AgentUse, Answer, Summary, Transfer
 
@@ -39,12 +38,12 @@ def summary_table(summary: "Summary") -> RenderableType:
         "method": summary.method,
         "topology": summary.topology,
         "model": summary.model_names,
-        "questions": _questions(summary, summary.hints),
+        "questions": questions_text(summary, summary.hints),
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         **dict(vote_rows([summary.votes])),
-        f"tokens per {_unit(summary.hints)}": _tokens_a_question(summary),
+        f"tokens per {unit_of(summary.hints)}": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
-        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per {_unit(summary.hints)}",
+        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per {unit_of(summary.hints)}",
         "memory moved": _moved(summary),
         **dict(convergence_rows(summary)),
     }
@@ -68,11 +67,11 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
         "topology": summary.topology,
         "model": summary.model_names,
         "memory": summary.memory,
-        "questions": _questions(summary, hints),
+        "questions": questions_text(summary, hints),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
         "over questions": format_accuracy(summary.accuracy, summary.question_interval),
         **dict(vote_rows([run.votes for run in summary.runs.values()])),
-        f"tokens per {_unit(hints)}": _tokens_a_question(summary),
+        f"tokens per {unit_of(hints)}": _tokens_a_question(summary),
         "time": _speed(summary.seconds, summary.questions_per_second),
         **dict(_remarks([*summary.runs.values()])),
     }
@@ -203,16 +202,6 @@ def _kept(runs: Sequence["Summary"]) -> str:
     of = "" if runs[0].keep == 1.0 else f"{runs[0].keep:g} of the prompts' positions, "
     dropped = f"{of}chosen by {runs[0].keep_by}: {format_bytes(round(evicted))} of KV a question dropped"
     return f"{dropped}, {format_bytes(round(sent))} handed over"
-
-
-def _questions(summary: "Summary | SeedsSummary", hints: "HintFigures | None") -> str:
-    """Say how many questions a run has; with hints each is asked once for each of them."""
-    with_hints = "" if hints is None else f", counted once for each of {hints.num_hints} hints"
-    return f"{summary.num_questions}{with_hints}" + (f", {summary.num_failed} failed" if summary.num_failed else "")
-
-
-def _unit(hints: "HintFigures | None") -> str:
-    return "question" if hints is None else "hint"
 
 
 def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from latentmas_ray.actors.detached import actors as module
+from latentmas_ray.actors.detached import rejoin
 from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.record import RECORD_NAME
@@ -74,7 +75,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(module, "list_named_actors", fake.list_named_actors)
     monkeypatch.setattr(module, "remove_groups", fake.removed.append)
-    monkeypatch.setattr(module, "get_outcome", lambda call: fake.answer(call.name, call.nonce, call.method))
+    monkeypatch.setattr(rejoin, "get_outcome", lambda call: fake.answer(call.name, call.nonce, call.method))
     monkeypatch.setattr(ray, "get_actor", lambda name, _namespace: FakeActor(fake, name))
     monkeypatch.setattr(ray, "kill", lambda actor: fake.killed.append(actor.name))
     silent = lambda call: (  # noqa: E731
@@ -82,7 +83,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     )
     parted = lambda calls: ([one for one in calls if not silent(one)], [one for one in calls if silent(one)])  # noqa: E731
     monkeypatch.setattr(ray, "wait", lambda calls, **_: parted(calls))
-    monkeypatch.setattr(module, "REJOIN_SECONDS", 0.05)
+    monkeypatch.setattr(rejoin, "REJOIN_SECONDS", 0.05)
     monkeypatch.setattr(module, "_END_SECONDS", 0.0)
     return fake
 
@@ -155,8 +156,8 @@ def test_an_actor_that_makes_progress_is_waited_for_as_long_as_it_takes(
     """A turn of a large model, or of one on a busy machine, takes longer than any fixed limit."""
     detached, key = resumed(fake, tmp_path)
     now = iter(range(1000))
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(now))))  # each look: a second
-    monkeypatch.setattr(module, "REJOIN_SECONDS", 10.0)
+    monkeypatch.setattr(rejoin, "time", SimpleNamespace(monotonic=lambda: float(next(now))))  # each look: a second
+    monkeypatch.setattr(rejoin, "REJOIN_SECONDS", 10.0)
     fake.answers = {"planner 0/a": key, "judger 0/b": None}
     steps = [("prompt", 10), ("latent step", 1), *(("token", number) for number in range(40))]
     fake.progress = [
