@@ -1,6 +1,6 @@
 """An output folder as it is compared with others: its questions, its accuracy, its costs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -8,7 +8,7 @@ from statistics import fmean
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report.runs import FinishedRun, load_runs
-from latentmas_ray.runs.hints.rows import mean_by_question, question_of
+from latentmas_ray.runs.hints.rows import mean_by_question, question_of, rows_per_question
 from latentmas_ray.runs.multi_seed import mean_correct, speed, speed_after_warm_up
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.summary import count_cut_off
@@ -28,6 +28,11 @@ class ComparedRun:
     correct: Mapping[str, float]  # by graded question, the mean over seeds
     num_failed: int  # of all seeds together, including those without an answer
     is_complete: bool  # whether the runs of all seeds are finished
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The ids of the questions: of those with hints, once for all of their hints."""
+        return tuple(dict.fromkeys(question_of(answers[0]) for answers in self.answers.values()))
 
     @property
     def num_resumed(self) -> int:
@@ -122,16 +127,16 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
         memory=run.config.memory,
         model=run.config.model_names,
         seeds=run.seeds,
-        num_questions=len({question_of(answer) for answers in run.answers.values() for answer in answers}),
+        num_questions=len(run.questions),
         num_failed=run.num_failed,
         num_cut_off=run.num_cut_off,
         accuracy=fmean(run.correct.values()) if run.correct else None,
         accuracy_interval=accuracy_interval([*run.correct.values()]) if run.correct else None,
         accuracy_half_width=mean_interval(accuracies).half_width if accuracies else None,
-        output_tokens_per_question=_output_tokens(run, run.answers),
-        total_tokens_per_question=_total_tokens(run, run.answers),
+        output_tokens_per_question=_tokens(run, run.questions, _output_of),
+        total_tokens_per_question=_tokens(run, run.questions, _total_of),
         questions_per_second=_speed(run),
-        questions_per_second_after_warm_up=speed_after_warm_up(summaries)[1] if run.is_complete else None,
+        questions_per_second_after_warm_up=_per_question(run, speed_after_warm_up(summaries)[1]),
         num_resumed=run.num_resumed,
         **({} if single is None else _to_single(run, single)),
     )
@@ -152,11 +157,11 @@ def single_for(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | N
 
 def _to_single(run: ComparedRun, single: ComparedRun) -> dict[str, float | None]:
     """Return the ratios of costs, over the questions that both have answered."""
-    shared = [question for question in run.answers if question in single.answers]
+    shared = set(run.questions) & set(single.questions)
     own, others = _speed(run), _speed(single)
     return {
-        "output_tokens_to_single": _ratio(_output_tokens(run, shared), _output_tokens(single, shared)),
-        "total_tokens_to_single": _ratio(_total_tokens(run, shared), _total_tokens(single, shared)),
+        "output_tokens_to_single": _ratio(_tokens(run, shared, _output_of), _tokens(single, shared, _output_of)),
+        "total_tokens_to_single": _ratio(_tokens(run, shared, _total_of), _tokens(single, shared, _total_of)),
         "speed_to_single": None if own is None or others is None else _ratio(own, others),
     }
 
@@ -165,16 +170,27 @@ def _ratio(value: float, to: float) -> float | None:
     return value / to if value and to else None
 
 
-def _output_tokens(run: ComparedRun, questions: Iterable[str]) -> float:
-    counts = [answer.output_tokens for question in questions for answer in run.answers[question]]
-    return fmean(counts) if counts else 0.0
+def _tokens(run: ComparedRun, questions: Collection[str], of: Callable[[Answer], int]) -> float:
+    """Return the mean over these questions and all seeds of the tokens of all rows of a question."""
+    counts = [of(answer) for answers in run.answers.values() for answer in answers if question_of(answer) in questions]
+    return sum(counts) / (len(questions) * len(run.seeds)) if counts else 0.0
 
 
-def _total_tokens(run: ComparedRun, questions: Iterable[str]) -> float:
-    counts = [answer.total_tokens for question in questions for answer in run.answers[question]]
-    return fmean(counts) if counts else 0.0
+def _output_of(answer: Answer) -> int:
+    return answer.output_tokens
+
+
+def _total_of(answer: Answer) -> int:
+    return answer.total_tokens
 
 
 def _speed(run: ComparedRun) -> float | None:
     summaries = [one.summary for one in run.runs if one.summary is not None]
-    return (speed(summaries)[1] or None) if run.is_complete else None
+    return _per_question(run, speed(summaries)[1] or None)
+
+
+def _per_question(run: ComparedRun, rows_per_second: float | None) -> float | None:
+    """Return a speed in questions; None if it is not known yet."""
+    if rows_per_second is None or not run.is_complete:
+        return None
+    return rows_per_second / fmean(rows_per_question(one.answers) for one in run.runs)

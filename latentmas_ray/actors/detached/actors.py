@@ -4,7 +4,6 @@ import hmac
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from latentmas_ray.actors.detached.keeper import KEEPER, end_keeper, start_keepe
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.places import remove_groups
 from latentmas_ray.actors.detached.record import DetachedRecord
-from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
+from latentmas_ray.actors.detached.rejoin import rejoin_actors, renew_leases
+from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.runs.folder import FolderLock, make_folder
 
-REJOIN_SECONDS = 30.0  # for actors to finish what the former driver had them do
 _END_SECONDS = 10.0  # for actors to give their places back
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
@@ -123,7 +122,7 @@ class DetachedActors:
             return None
         nonce = secrets.token_bytes(32)
         found, loaded, group = dict[str, Any](), dict[str, Loaded](), None
-        for name, outcome in _rejoin(actors, nonce, self._renewal_seconds).items():
+        for name, outcome in rejoin_actors(actors, nonce, self._renewal_seconds).items():
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
                 replica = name.rpartition("/")[0]
                 found[replica], loaded[replica], group = actors[name], outcome.loaded, outcome.placement_group
@@ -158,7 +157,7 @@ class DetachedActors:
     def _renew(self, get_actors: Callable[[], Iterable[Any]]) -> None:
         while not self._stopped.wait(self._renewal_seconds):
             keeper = self._keeper
-            _renew_once([*get_actors(), *([] if keeper is None else [keeper])])
+            renew_leases([*get_actors(), *([] if keeper is None else [keeper])])
 
 
 def _actors_in(namespace: str) -> dict[str, Any]:
@@ -190,26 +189,6 @@ def _are_alike(bundles: Sequence[Mapping[str, float]], others: Sequence[Mapping[
 def describe_bundle(bundle: Mapping[str, float]) -> str:
     """Return what a bundle asks for, as in `0.5 GPU and 1 CPU`."""
     return " and ".join(f"{amount:g} {kind}" for kind, amount in sorted(bundle.items(), reverse=True)) or "nothing"
-
-
-def _rejoin(actors: Mapping[str, Any], nonce: bytes, renewal_seconds: float) -> dict[str, Any]:
-    """Let these actors join this driver; return the outcome of those that answered in time. Their leases are renewed
-    meanwhile: some wait for others."""
-    calls = {
-        actor.rejoin.options(concurrency_group="side").remote(nonce): name
-        for name, actor in actors.items()  # a call to a dead actor fails when it is fetched
-    }
-    deadline, waiting = time.monotonic() + REJOIN_SECONDS, list(calls)
-    while waiting and (rest := deadline - time.monotonic()) > 0.0:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(rest, renewal_seconds))
-        _renew_once(actors.values())
-    return {name: get_outcome(call) for call, name in calls.items() if call not in waiting}
-
-
-def _renew_once(actors: Iterable[Any]) -> None:
-    for actor in actors:
-        with ignoring_dead("a lease was not renewed"):
-            actor.renew_lease.options(concurrency_group="lease").remote()
 
 
 def _end(namespace: str, actors: Iterable[Any]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latentmas_ray.runs.controls.churn import Churn
     from latentmas_ray.runs.controls.summary import ControlsSummary
     from latentmas_ray.runs.hints.scores import HintFigures, HintScores
+    from latentmas_ray.runs.multi_seed import SeedsSummary
     from latentmas_ray.runs.results import Summary
     from latentmas_ray.stats import PairedDifference
 
@@ -69,6 +70,18 @@ def churn_table(pairs: Mapping[str, "Churn"], title: str = "changed") -> Table:
         changed = f"{one.changed} ({format_percent(one.share)})"
         table.add_row(name, format_number(one.num_answers), changed, *map(format_number, counts))
     return table
+
+
+def questions_text(summary: "Summary | SeedsSummary", hints: "HintFigures | None") -> str:
+    """Say how many questions a run has; with hints each is asked once for each of them."""
+    more = [] if hints is None else [f"counted once for each of {hints.num_hints} hints"]
+    more += [f"{summary.num_failed} failed"] if summary.num_failed else []
+    return ", ".join([str(summary.num_questions), *more])
+
+
+def unit_of(hints: "HintFigures | None") -> str:
+    """Return what the figures of a run are per."""
+    return "question" if hints is None else "hint"
 
 
 def hint_rows(figures: "HintFigures") -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
-from latentmas_ray.cli.render.control_tables import adoption_text, hint_rows
+from latentmas_ray.cli.render.control_tables import adoption_text, hint_rows, questions_text, unit_of
 from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
@@ -34,17 +34,16 @@ def results_console(width: int | None = None) -> Console:
 
 def summary_table(summary: "Summary") -> RenderableType:
     """Return all figures of a run, then the cost of each agent and each hand-over."""
-    questions = str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else "")
     rows = {
         "method": summary.method,
         "topology": summary.topology,
         "model": summary.model_names,
-        "questions": questions,
+        "questions": questions_text(summary, summary.hints),
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         **dict(vote_rows([summary.votes])),
-        "tokens per question": _tokens_a_question(summary),
+        f"tokens per {unit_of(summary.hints)}": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
-        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
+        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per {unit_of(summary.hints)}",
         "memory moved": _moved(summary),
         **dict(convergence_rows(summary)),
     }
@@ -62,16 +61,17 @@ def summary_table(summary: "Summary") -> RenderableType:
 
 def seeds_table(summary: "SeedsSummary") -> RenderableType:
     """Return the figures over all seeds, then those of each seed."""
+    hints = next(iter(summary.runs.values())).hints
     rows = {
         "method": summary.method,
         "topology": summary.topology,
         "model": summary.model_names,
         "memory": summary.memory,
-        "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
+        "questions": questions_text(summary, hints),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
         "over questions": format_accuracy(summary.accuracy, summary.question_interval),
         **dict(vote_rows([run.votes for run in summary.runs.values()])),
-        "tokens per question": _tokens_a_question(summary),
+        f"tokens per {unit_of(hints)}": _tokens_a_question(summary),
         "time": _speed(summary.seconds, summary.questions_per_second),
         **dict(_remarks([*summary.runs.values()])),
     }

@@ -7,6 +7,7 @@ from typing import Any
 from latentmas_ray.config import RunConfig
 from latentmas_ray.report.html.figures import Figure, Write, look_up, number, percent, points
 from latentmas_ray.report.runs import FinishedRun
+from latentmas_ray.runs.hints.rows import rows_per_question
 from latentmas_ray.runs.multi_seed import SeedRun, mean_correct, summarise_seeds
 from latentmas_ray.runs.results import Summary
 from latentmas_ray.runs.summary import summarise
@@ -86,6 +87,11 @@ class Entry:
             found = summarise_seeds(self.config, by_seed).to_json()
         return found if self.is_finished else found | dict.fromkeys(_TIMES)
 
+    @cached_property
+    def rows_per_question(self) -> float:
+        """As many as a question has hints, else 1. Its figures are those of a row."""
+        return rows_per_question(self.runs[0].answers)
+
     @property
     def interval(self) -> Interval | None:
         """The interval of the accuracy: over questions, or over seeds."""
@@ -129,6 +135,15 @@ class Entry:
         """Return the number at `field` of its summary.json, formatted with `write`."""
         value = look_up(self.figures, field.split("."))
         return Figure(value=value, text=write(value), run=self.key, field=field if self.is_finished else None)
+
+    def of_question(self, field: str, write: Write, *, is_divided: bool = False) -> Figure:
+        """Return the number at `field`, which is that of a row, for a whole question: all of its rows together, or with
+        `is_divided` a part of it, as of a speed."""
+        figure, factor = self.figure(field, write), self.rows_per_question
+        if factor == 1.0 or figure.value is None:
+            return figure
+        value = figure.value / factor if is_divided else figure.value * factor
+        return Figure(value=value, text=write(value))
 
     def detail(self, field: str, write: Write) -> Figure:
         """Return the number at `field` of the run's figures, or of those of the first seed."""

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from latentmas_ray.engine.diagnostics.convergence import describe_repeating
 from latentmas_ray.report.html.entries import Entry, Group
-from latentmas_ray.report.html.figures import percent, points, signed_points
+from latentmas_ray.report.html.figures import percent, points, rate, signed_points
 from latentmas_ray.stats import PairedDifference, compare_paired
 
 _FEW_DIFFERING = 10  # if runs differ on fewer questions, the bootstrap's interval is too narrow
@@ -129,9 +129,9 @@ def _verdict(main: str, base: str, paired: PairedDifference, *, is_whole: bool) 
 def _costs(main: Entry, base: Entry) -> list[str]:
     """Return phrases about time and decoded tokens for the same questions, if they are known and comparable."""
     found = []
-    speeds = [entry.figures["questions_per_second"] for entry in (main, base)]
+    speeds = [entry.of_question("questions_per_second", rate, is_divided=True).value for entry in (main, base)]
     is_comparable = main.config.runtime == base.config.runtime and not (main.num_resumed or base.num_resumed)
-    if all(speeds) and is_comparable:
+    if speeds[0] and speeds[1] and is_comparable:
         found.append("in " + _change(speeds[1] / speeds[0], "less time", "the same time", "more time", "the time"))
     tokens = [_decoded_tokens(entry) for entry in (main, base)]
     if all(tokens):
@@ -152,7 +152,7 @@ def _change(ratio: float, less: str, same: str, more: str, many: str) -> str:
 
 def _decoded_tokens(entry: Entry) -> float:
     counts = [answer.output_tokens for run in entry.runs for answer in run.answers]
-    return fmean(counts) if counts else 0.0
+    return fmean(counts) * entry.rows_per_question if counts else 0.0
 
 
 def _signed(value: float) -> str:

@@ -56,7 +56,8 @@ def make_table(compared: Compared, *, with_published: bool) -> Table:
 
 def total_tokens(entry: Entry) -> float:
     """Return prompt tokens + latent steps + output tokens of all agents, per question."""
-    return sum(float(entry.figures[f"{kind}_per_question"]) for kind in ("prompt_tokens", "latent_steps", _OUTPUT))
+    kinds = ("prompt_tokens", "latent_steps", _OUTPUT)
+    return entry.rows_per_question * sum(float(entry.figures[f"{kind}_per_question"]) for kind in kinds)
 
 
 def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
@@ -64,20 +65,20 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
     speed = None if costs is None else costs.speed_to_single
     return Row(
         entry=entry,
-        num_questions=entry.figure("num_questions", number),
+        num_questions=entry.of_question("num_questions", number, is_divided=True),
         num_failed=entry.figure("num_failed", number),
         num_alarmed=entry.num_alarmed,
         num_cut_off=entry.num_cut_off,
         accuracy=entry.accuracy,
         interval=entry.interval,
-        output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),
+        output_tokens=entry.of_question(f"{_OUTPUT}_per_question", number),
         output_tokens_ratio=_ratio(None if costs is None else costs.output_tokens_to_single),
         total_tokens=_computed(total_tokens(entry), number(total_tokens(entry))),
         total_tokens_ratio=_ratio(None if costs is None else costs.total_tokens_to_single),
         seconds=entry.figure("seconds", seconds),
         num_resumed=entry.num_resumed,
-        speed=entry.figure("questions_per_second", rate),
-        speed_after_warm_up=entry.figure("questions_per_second_after_warm_up", rate),
+        speed=entry.of_question("questions_per_second", rate, is_divided=True),
+        speed_after_warm_up=entry.of_question("questions_per_second_after_warm_up", rate, is_divided=True),
         speed_ratio=_computed(speed, NOT_KNOWN if speed is None else format_speed_ratio(speed)),
         published=None if cell is None else _published(cell),
     )

@@ -1,5 +1,6 @@
 """What a row of results has of the hint that its answer was written with."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -67,6 +68,12 @@ class RowOfQuestion(Protocol):
 def question_of(row: RowOfQuestion) -> str:
     """Return the id of the question that a row is about: the one of which it has a hint, else its own."""
     return row.id if row.hint is None else row.hint.question
+
+
+def rows_per_question(rows: Iterable[RowOfQuestion]) -> float:
+    """Return how many rows a question has, on average: of one with hints as many as these, else 1; 1 without rows."""
+    found = Counter(question_of(row) for row in rows)
+    return found.total() / len(found) if found else 1.0
 
 
 def mean_by_question(rows: Iterable[RowOfQuestion]) -> dict[str, float]:

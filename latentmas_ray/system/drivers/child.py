@@ -83,6 +83,7 @@ class _ChildDriver:
         self._number = 0
         self._evaluation: tuple[dict[str, Any], Evaluation] | None = None  # the last one, and its fields
         self._reported_at = 0.0
+        self._progress: RunProgress | None = None  # the last one of a run, if it was not reported
 
     def execute(self, message: Message) -> None:
         """Execute a message. Raises what the run raises."""
@@ -105,14 +106,15 @@ class _ChildDriver:
                     named=self._named,
                     on_failure=self._report_failure,
                 )
+                self._report_progress()
                 self.report(type="done")
 
     def on_event(self, event: RunEvent) -> None:
         match event:
             case RunProgress():
+                self._progress = event
                 if time.monotonic() - self._reported_at >= _PROGRESS_SECONDS:
-                    self._reported_at = time.monotonic()
-                    self.report(type="progress", **asdict(event))
+                    self._report_progress()
             case TurnRepeated(agent=agent, reason=reason):
                 self.report(type="repeated", agent=agent, reason=reason)
 
@@ -123,6 +125,12 @@ class _ChildDriver:
                 write_message(self._out, **message)
             except OSError:
                 return
+
+    def _report_progress(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            self._reported_at = time.monotonic()
+            self.report(type="progress", **asdict(progress))
 
     def close(self) -> None:
         """Shut down the runtime."""

@@ -77,7 +77,8 @@ class Division:
         self._num_deaths = dict.fromkeys(drivers.processes, 0)  # by driver, since its last answer
         self._error: LatentMASError | None = None  # of a driver that is given up
         self._said: dict[int, str] = {}  # by driver that ends: why, if it told
-        self._progress: dict[int, Message] = {}
+        self._progress: dict[int, Message] = {}  # by driver that works
+        self._num_tokens = 0  # of work that has ended
         self._num_failed = 0
         self._begun_at = self._reported_at = time.monotonic()
 
@@ -136,7 +137,7 @@ class Division:
                 self._said[number] = str(self._error)
             case "done":
                 self._has.pop(number, None)
-                self._progress.pop(number, None)
+                self._end_progress(number)
                 self._assign(number, self._left_over())
 
     def _note(self, number: int, result: Answer | Failure) -> Answer | Failure:
@@ -156,7 +157,7 @@ class Division:
         """Start a driver again that has died, with what it has left to do; or give it up, and let others do that."""
         number, how = process.number, self._said.pop(process.number, None) or process.how_it_ended()
         had = {batch for batch in self._has.pop(number, set()) if self._open[batch]}
-        self._progress.pop(number, None)
+        self._end_progress(number)
         self._num_deaths[number] += 1
         if self._num_deaths[number] <= MAX_RESTARTS:
             why = (
@@ -180,6 +181,11 @@ class Division:
     def _count(self, batches: set[int]) -> int:
         return sum(len(self._open[batch]) for batch in batches)
 
+    def _end_progress(self, number: int) -> None:
+        """Of a driver that has no work any more only the tokens remain."""
+        if (last := self._progress.pop(number, None)) is not None:
+            self._num_tokens += last["tokens"]
+
     def _report(self, *, is_last: bool = False) -> None:
         """Report the progress of all drivers together, a few times a second."""
         now = time.monotonic()
@@ -190,6 +196,7 @@ class Division:
             name: sum(one[name] for one in self._progress.values())
             for name in ("batches_in_flight", "memory_in_flight_bytes", "tokens", "num_writing")
         }
+        sums["tokens"] += self._num_tokens
         self._observer.on_event(
             RunProgress(
                 num_questions=len(self._questions),

@@ -138,6 +138,7 @@ def test_every_batch_has_one_driver_and_every_question_one_answer(tmp_path: Path
     assert isinstance(ended, RunEnded)
     assert len(listener.of(QuestionAnswered)) == NUM_QUESTIONS
     last = listener.of(RunProgress)[-1]
+    assert last.tokens == 14  # of both, which have ended
     assert (last.num_done, last.num_questions, last.num_failed) == (NUM_QUESTIONS, NUM_QUESTIONS, 0)
 
 

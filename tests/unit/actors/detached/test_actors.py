@@ -12,10 +12,12 @@ import pytest
 import ray
 
 from latentmas_ray.actors.detached import actors as module
+from latentmas_ray.actors.detached import rejoin
 from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.record import RECORD_NAME
 from latentmas_ray.authentication import RunKey
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import ClusterError, JournalError
 
 WANTED = ["planner 0", "judger 0"]
@@ -32,13 +34,16 @@ class FakeRay:
     killed: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)  # with what they had, before they were killed
     renewed: list[str] = field(default_factory=list)
+    progress: list[Any] = field(default_factory=list)  # what is answered to each look, the last one for ever
     removed: list[str] = field(default_factory=list)  # namespaces whose placement groups were removed
 
     def list_named_actors(self, *, all_namespaces: bool) -> list[dict[str, str]]:
         foreign = {"name": "planner 0/1", "namespace": "another"}
         return [foreign, *({"name": name, "namespace": self.namespace} for name in self.answers)]
 
-    def answer(self, name: str, nonce: bytes) -> Any:
+    def answer(self, name: str, nonce: bytes, method: str) -> Any:
+        if method == "get_progress":
+            return self.progress.pop(0) if len(self.progress) > 1 else self.progress[0]
         key = self.answers[name]
         return Rejoined(prove(key, nonce), f"loaded by {name}", GROUP) if isinstance(key, RunKey) else key
 
@@ -53,7 +58,7 @@ class FakeActor:
     method: str = ""
 
     def __getattr__(self, method: str) -> "FakeActor":
-        if method not in ("rejoin", "renew_lease", "end"):
+        if method not in ("rejoin", "renew_lease", "end", "get_progress"):
             raise AttributeError(method)
         return FakeActor(self.fake, self.name, method=method)
 
@@ -70,13 +75,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(module, "list_named_actors", fake.list_named_actors)
     monkeypatch.setattr(module, "remove_groups", fake.removed.append)
-    monkeypatch.setattr(module, "get_outcome", lambda call: fake.answer(call.name, call.nonce))
+    monkeypatch.setattr(rejoin, "get_outcome", lambda call: fake.answer(call.name, call.nonce, call.method))
     monkeypatch.setattr(ray, "get_actor", lambda name, _namespace: FakeActor(fake, name))
     monkeypatch.setattr(ray, "kill", lambda actor: fake.killed.append(actor.name))
-    silent = lambda call: fake.answers[call.name] is None  # noqa: E731
+    silent = lambda call: (  # noqa: E731
+        not fake.progress if call.method == "get_progress" else fake.answers[call.name] is None
+    )
     parted = lambda calls: ([one for one in calls if not silent(one)], [one for one in calls if silent(one)])  # noqa: E731
     monkeypatch.setattr(ray, "wait", lambda calls, **_: parted(calls))
-    monkeypatch.setattr(module, "REJOIN_SECONDS", 0.05)
+    monkeypatch.setattr(rejoin, "REJOIN_SECONDS", 0.05)
     monkeypatch.setattr(module, "_END_SECONDS", 0.0)
     return fake
 
@@ -141,6 +148,29 @@ def test_the_leases_of_those_that_have_answered_are_renewed_while_others_are_wai
     fake.answers = {"planner 0/a": key, "judger 0/b": None}
     assert detached.find(WANTED) is None
     assert "planner 0/a" in fake.renewed
+
+
+def test_an_actor_that_makes_progress_is_waited_for_as_long_as_it_takes(
+    fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A turn of a large model, or of one on a busy machine, takes longer than any fixed limit."""
+    detached, key = resumed(fake, tmp_path)
+    now = iter(range(1000))
+    monkeypatch.setattr(rejoin, "time", SimpleNamespace(monotonic=lambda: float(next(now))))  # each look: a second
+    monkeypatch.setattr(rejoin, "REJOIN_SECONDS", 10.0)
+    fake.answers = {"planner 0/a": key, "judger 0/b": None}
+    steps = [("prompt", 10), ("latent step", 1), *(("token", number) for number in range(40))]
+    fake.progress = [
+        [TurnProgress(agent="judger", question_ids=("q",), step=step, num_done=done, num_total=40, seconds=float(at))]
+        for at, (step, done) in enumerate(steps)
+    ]
+    with caplog.at_level(logging.WARNING):
+        assert detached.find(WANTED) is None  # it stops at its last token, so it hangs
+    assert len(fake.progress) == 1  # all was waited for
+    waiting, ended = (record.getMessage() for record in caplog.records)
+    assert waiting == "waiting for judger 0 to end what the former driver had begun"
+    assert "1 of 2 answered" in ended
+    assert next(now) < 150
 
 
 def test_actors_that_load_their_model_give_their_places_back(fake: FakeRay, tmp_path: Path) -> None:
