@@ -51,16 +51,17 @@ def abstractions(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    from benchmarks.abstractions.document import check_document, table, write
+    from benchmarks.abstractions.document import part_of, table, write
 
     if document is not None:
-        check_document(Path(document), model)
+        part_of(model).check(Path(document))
     from benchmarks.abstractions.measure import measure  # torch and transformers: only once the flags are known good
 
     figures = measure(settings, lambda line: typer.echo(line, err=True))
     if document is None:
         typer.echo("\n".join(table(figures, settings)))
         return
-    flags = f"--model {shlex.quote(Path(model).name)} --tasks {tasks} --budget {budget} --hints {hints}"
-    sizes = f"--limit {limit} --latent-steps {latent_steps} --temperature {temperature:g}"
+    flags = f"--model {shlex.quote(Path(model).name)} --dtype {dtype} --tasks {tasks} --budget {budget} --hints {hints}"
+    sizes = f"--limit {limit} --batch-size {batch_size} --latent-steps {latent_steps} --temperature {temperature:g}"
+    sizes += f" --max-new-tokens {max_new_tokens} --seed {seed}"
     write(Path(document), figures, settings, f"python -m benchmarks abstractions FOLDER {flags} {sizes}")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.abstractions.measure import HintCellFigures
 from benchmarks.abstractions.settings import BARE, HintBenchSettings
-from latentmas_ray.bench.plot import check_matplotlib
-from latentmas_ray.errors import ConfigError, RunError
+from benchmarks.generated_part import ModelPart
 from latentmas_ray.runs.hints.scores import SCORES, HintScores, ScoreName
 from latentmas_ray.units import format_accuracy
 
@@ -32,48 +31,23 @@ _MARKERS: Mapping[str, str] = {
 }
 
 
-def marks(model: str) -> tuple[str, str]:
-    """Return the two lines that enclose the figures of a model."""
-    name = Path(model).name
-    return (
-        f"<!-- hints of {name}: `python -m benchmarks abstractions` writes this part -->\n",
-        f"<!-- end of the hints of {name} -->\n",
-    )
-
-
-def check_document(document: Path, model: str) -> None:
-    """Raise ConfigError unless the document is there and can be read; a part for a new model is added at its end."""
-    try:
-        document.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("document", str(document), f"it must be a Markdown file: {error}") from None
-    check_matplotlib(plot_name(model))
-
-
-def plot_name(model: str) -> str:
-    """Return the file name of a model's plot."""
-    return f"abstractions_{Path(model).name}.png"
+def part_of(model: str) -> ModelPart:
+    """Return the part of a document with the figures of a model."""
+    return ModelPart(command="abstractions", what="hints", model=model)
 
 
 def write(document: Path, figures: Sequence[HintCellFigures], settings: HintBenchSettings, command: str) -> None:
     """Write the figures of the model into the document, and the plot next to it. Raises RunError."""
-    begin, end = marks(settings.model)
-    text = document.read_text()
-    before, _, rest = text.partition(begin) if begin in text else (f"{text.rstrip()}\n\n", "", "")
-    after = rest.partition(end)[2]
+    part = part_of(settings.model)
     lines = [
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {Path(settings.model).name}, first {settings.limit} questions of "
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {part.name}, first {settings.limit} questions of "
         f"each task, temperature {settings.temperature:g}, {settings.latent_steps} latent steps, {settings.budget} "
         "answers to each question.",
         *table(figures, settings),
         "",
-        f"![What hints are worth over their number]({plot_name(settings.model)})",
+        f"![What hints are worth over their number]({part.plot_name})",
     ]
-    try:
-        _draw(figures, document.parent / plot_name(settings.model))
-        document.write_text(before + begin + "\n" + "\n".join(lines) + "\n\n" + end + after)
-    except OSError as error:
-        raise RunError(f"the figures cannot be written to {document}: {error.strerror or error}") from error
+    part.write(document, lines, lambda path: _draw(figures, path))
 
 
 def table(figures: Sequence[HintCellFigures], settings: HintBenchSettings) -> Iterator[str]:

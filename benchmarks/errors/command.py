@@ -43,10 +43,10 @@ def errors(
         latent_steps=latent_steps,
         max_new_tokens=max_new_tokens,
     )
-    from benchmarks.errors.document import check_document, table, write
+    from benchmarks.errors.document import part_of, table, write
 
     if document is not None:
-        check_document(Path(document), model)
+        part_of(model).check(Path(document))
     from benchmarks.errors.measure import measure  # torch and transformers: only once the flags are known good
 
     figures = measure(settings, lambda line: typer.echo(line, err=True))

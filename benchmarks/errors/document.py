@@ -6,50 +6,22 @@ from pathlib import Path
 
 from benchmarks.errors.measure import ErrorFigures
 from benchmarks.errors.settings import ErrorsBenchSettings
-from latentmas_ray.bench.plot import check_matplotlib
-from latentmas_ray.errors import ConfigError, RunError
+from benchmarks.generated_part import ModelPart
 from latentmas_ray.units import format_accuracy, format_percent, format_spread
 
 _TITLES = ("agents between", "agents", "adopted", "right", "neither", "adopted, − text", "right, without the error")
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B8578F", "#A87000")
 
 
-def marks(model: str) -> tuple[str, str]:
-    """Return the two lines that enclose the figures of a model."""
-    name = Path(model).name
-    return (
-        f"<!-- errors of {name}: `python -m benchmarks errors` writes this part -->\n",
-        f"<!-- end of the errors of {name} -->\n",
-    )
-
-
-def check_document(document: Path, model: str) -> None:
-    """Raise ConfigError unless the document is there and can be read; a part for a new model is added at its end."""
-    try:
-        document.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("document", str(document), f"it must be a Markdown file: {error}") from None
-    check_matplotlib(plot_name(model))
-
-
-def plot_name(model: str) -> str:
-    """Return the file name of a model's plot."""
-    return f"errors_{Path(model).name}.png"
+def part_of(model: str) -> ModelPart:
+    """Return the part of a document with the figures of a model."""
+    return ModelPart(command="errors", what="errors", model=model)
 
 
 def write(document: Path, figures: Sequence[ErrorFigures], settings: ErrorsBenchSettings, command: str) -> None:
     """Write the figures of the model into the document, and the plot next to it. Raises RunError."""
-    begin, end = marks(settings.model)
-    text = document.read_text()
-    before, _, rest = text.partition(begin) if begin in text else (f"{text.rstrip()}\n\n", "", "")
-    after = rest.partition(end)[2]
-    try:
-        _draw(figures, document.parent / plot_name(settings.model))
-        document.write_text(
-            before + begin + "\n" + "\n".join(_lines(figures, settings, command)) + "\n\n" + end + after
-        )
-    except OSError as error:
-        raise RunError(f"the figures cannot be written to {document}: {error.strerror or error}") from error
+    part = part_of(settings.model)
+    part.write(document, _lines(figures, settings, command), lambda path: _draw(figures, path))
 
 
 def table(figures: Sequence[ErrorFigures]) -> Iterator[str]:
@@ -67,7 +39,7 @@ def _lines(figures: Sequence[ErrorFigures], settings: ErrorsBenchSettings, comma
         f"greedy, {settings.latent_steps} latent steps."
     )
     yield from table(figures)
-    yield from ("", f"![Adoption over the number of agents between]({plot_name(settings.model)})")
+    yield from ("", f"![Adoption over the number of agents between]({part_of(settings.model).plot_name})")
 
 
 def _cells(one: ErrorFigures) -> list[str]:

@@ -1,6 +1,6 @@
 """The exact accuracy of rules under their model, by enumeration instead of sampling.
 
-What agents vote is told apart only by who is right and which of the others agree, so the cases are the partitions of
+Only who is right and which of the others agree makes a difference to a decision, so the cases are the partitions of
 the agents and the truth: Bell's number of N + 1, whatever K is (203 for five agents, 115,975 for nine).
 """
 

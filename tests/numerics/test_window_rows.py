@@ -28,7 +28,7 @@ def cases(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return make_cases(lm, tmp_path_factory.mktemp("realign"), QUESTIONS)
 
 
-def test_whoever_comes_and_goes(lm: LanguageModel, cases: dict[str, Case]) -> None:
+def test_rows_that_come_and_go(lm: LanguageModel, cases: dict[str, Case]) -> None:
     for chunk in (5, 1024):
         engine = ContinuousEngine(lm, max_running=4, prefill_chunk=chunk)
         check(write_all(engine, [case.request for case in cases.values()], waits=[1, 0, 2] * 6), cases)

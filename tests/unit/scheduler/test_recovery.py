@@ -198,7 +198,7 @@ def test_any_losses_leave_the_answers_of_an_uninterrupted_run(
 
 
 class SilentNode(FakeRuntime):
-    """The critic's actor is dead until it is missed. Whoever reads what it owes finds out earlier."""
+    """The critic's actor is dead until it is missed. An agent that reads its memory finds out earlier."""
 
     missed_at = 12.0
 
