@@ -22,6 +22,7 @@ from tests.ray.actor_cases import timeless
 from tests.ray.command_cases import read_rows
 
 NUM_QUESTIONS = 40
+MANY_QUESTIONS = 200
 HEAD, WORKER, OTHER = range(3)
 # Half a minute of silence, where Ray's own default is more than one.
 SOON_DEAD = {"RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "4"}
@@ -57,10 +58,12 @@ def run_through(
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of a run and what it said, with each fault after a number of answers."""
     run = [*command, "--address", cluster.address, "--output", str(folder)]
+    num_questions = len(Path(command[command.index("--task") + 1]).read_text().splitlines())
     with started_on(cluster, HEAD, run) as process:
         for num_answers, fault in faults:
             wait_while(lambda: len(read_rows(folder)) < num_answers and not process.is_over)  # noqa: B023
-            assert not process.is_over, "the run was over before it was disturbed"
+            assert len(read_rows(folder)) < num_questions, "the run was over before it was disturbed"
+            assert not process.is_over
             fault()
         done = process.finish()
     assert done.returncode == 0, done.stderr
@@ -127,10 +130,11 @@ def test_replicas_on_other_nodes_do_the_work_of_one_that_is_silent(
     assert "it has not answered for" in said
 
 
-def test_a_run_outlives_the_control_service_of_ray(
-    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path, has_redis: None
-) -> None:
-    """It is killed and comes back; turns go from actor to actor without it."""
+def test_a_run_outlives_the_control_service_of_ray(tmp_path: Path, has_redis: None) -> None:
+    """It is killed and comes back; turns go from actor to actor without it, more than there are in the other runs: the
+    actor's death comes after it is back."""
+    command = evaluation(write_questions(tmp_path, MANY_QUESTIONS), "sequential")
+    undisturbed = local_rows(command, tmp_path / "undisturbed")
     with make_cluster(2, 2, redis=True) as cluster:
 
         def restart() -> None:

@@ -1,14 +1,12 @@
 """`latentmas bench answer` on the embedded model, as small as it gets: that it measures, not what."""
 
 import json
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from latentmas_ray.bench import side_process
 from latentmas_ray.bench.answer import methods
 from latentmas_ray.cli.main import main
 from latentmas_ray.engine.engine import Engine
@@ -22,12 +20,8 @@ SMALL = ["--dtype", "float32", "--prompt-tokens", "9", "--min-new-tokens", "1", 
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
 
 
-def test_engines_of_our_own_write_the_same_texts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Forked sides have imported all that they need; with vLLM: tests/vllm/test_bench_answer.py, spawned."""
-    context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(side_process.multiprocessing, "get_context", lambda _: context)
+def test_engines_of_our_own_write_the_same_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    """With vLLM: tests/vllm/test_bench_answer.py."""
     flags = ["--engines", "static,continuous", "--methods", "none", "--questions", "5", "--batch-size", "2"]
     assert main(["bench", "answer", *SMALL, *flags, "--repeats", "2"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -1,7 +1,6 @@
 """The engine's benchmark, as small as it gets: that it measures, not what."""
 
 import json
-import multiprocessing
 
 import pytest
 import torch
@@ -9,19 +8,12 @@ import torch
 from benchmarks.__main__ import main
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.engine.sides import SIDES, serve
-from latentmas_ray.bench import side_process
 from latentmas_ray.errors import RunError
 
 SMALL = ["--model", "tiny", "--dtype", "float32", "--latent-steps", "2", "--max-new-tokens", "3", "--repeats", "1"]
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_both_sides_are_measured(
-    start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A side that is forked has imported all that it needs; nobody has used torch's other threads here."""
-    context = multiprocessing.get_context(start)
-    monkeypatch.setattr(side_process.multiprocessing, "get_context", lambda _: context)
+def test_both_sides_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engine", *SMALL, "--prompt-tokens", "16", "--batch-size", "1,3", "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert [batch["batch_size"] for batch in outcome["batches"]] == [1, 3]

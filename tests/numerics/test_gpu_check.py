@@ -1,14 +1,12 @@
 """`jobs/gpu_check.py` on the CPU, as far as it goes there: what works, what is left out, and what fails."""
 
 import importlib.util
-import multiprocessing
 import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from latentmas_ray.bench import side_process
 from tests.architecture.source import ROOT
 
 SMALL = ["--questions", "2", "--latent-steps", "2", "--max-new-tokens", "9"]
@@ -34,8 +32,6 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int
 def test_what_needs_no_gpu_works_on_the_cpu(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    context = multiprocessing.get_context("fork")  # spawned: tests/vllm/test_bench_answer.py
-    monkeypatch.setattr(side_process.multiprocessing, "get_context", lambda _: context)
     monkeypatch.setattr(script, "obstacle", lambda: "vLLM is not installed")
     chosen = ["machine", "engine", "batches", "merged", "continuous", "vllm", "speed"]
     assert run(script, monkeypatch, "--device", "cpu", *SMALL, "--only", *chosen) == 0
