@@ -174,6 +174,10 @@ class ActorError(RunError):
     """An actor died or could not start."""
 
 
+class LostActorError(ActorError):
+    """An actor died, and nothing of this program says why: it may live elsewhere, or when it is started again."""
+
+
 class ShardError(RunError):
     """A tensor-parallel replica cannot continue: one of its ranks died, failed or timed out."""
 

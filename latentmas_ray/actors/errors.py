@@ -18,6 +18,7 @@ from latentmas_ray.errors import (
     ClusterError,
     InputError,
     LatentMASError,
+    LostActorError,
     QuestionsTooLongError,
     TransferError,
     TurnError,
@@ -146,7 +147,8 @@ def turn_errors() -> Iterator[None]:
 @contextmanager
 def actor_errors(failed: str, died: str, *, passes: type[LatentMASError] = InputError) -> Iterator[None]:
     """For a body that calls actors. Raises an error of kind `passes` as it was raised; ActorError "`failed`: …" for
-    any other error of a method; ActorError "`died`: …" if the actor died; TimeoutError if it did not answer in time.
+    any other error of a method; LostActorError "`died`: …" if the actor died, ActorError if its machine ran out of
+    memory; TimeoutError if it did not answer in time.
     """
     try:
         yield
@@ -158,7 +160,8 @@ def actor_errors(failed: str, died: str, *, passes: type[LatentMASError] = Input
             raise ActorError(f"{failed}: {reason(raised)}") from error
         if meaning_of(error) is TimeoutError:
             raise TimeoutError(str(error)) from error
-        raise ActorError(f"{died}: {reason(error)}") from error
+        kind = ActorError if isinstance(error, exceptions.OutOfMemoryError) else LostActorError
+        raise kind(f"{died}: {reason(error)}") from error
 
 
 @contextmanager

@@ -29,7 +29,15 @@ from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import ActorLink
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, ClusterError, ConfigError, InputError, LatentMASError, TurnLostError
+from latentmas_ray.errors import (
+    ActorError,
+    ClusterError,
+    ConfigError,
+    InputError,
+    LatentMASError,
+    LostActorError,
+    TurnLostError,
+)
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.runs.run_events import NodeLost, ReplicaLost, TurnPlace
@@ -44,11 +52,12 @@ from latentmas_ray.scheduler.protocol import (
     events_of_result,
     without_frames,
 )
+from latentmas_ray.scheduler.transfer_choice import TransferCosts
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.writer import TextGrown
 
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
-MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
+MAX_STARTS = 3  # attempts to start all actors: a node may die meanwhile
 PickTransport = Callable[[DeviceLayout], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
@@ -114,11 +123,10 @@ class RayRuntime:
             self._cluster = connect_as_configured(self._address)
         if self._detached is not None:
             self._detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
-        why = self._start_replicas()
+        why = self._start_actors()
         specs = {agent: spec.of_shard(WHOLE) for agent, spec in self._manager.specs().items()}
         spec = max(specs.values(), key=lambda one: one.bytes_per_token)
         layout = self._manager.request.planner.layout
-        measures_costs = self._measures_costs and not self._manager.plan.is_colocated
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
@@ -126,7 +134,7 @@ class RayRuntime:
             description=", ".join(
                 filter(None, (layout.line if layout else "", self._manager.describe(), why, self._note))
             ),
-            transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
+            transfer_costs=self._transfer_costs(),
             kv_specs=specs,
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
@@ -326,6 +334,17 @@ class RayRuntime:
         assert self._transport is not None, "start() comes first"
         return self._transport
 
+    def _transfer_costs(self) -> TransferCosts | None:
+        """Measure what `transfer=auto` compares; None where that is not asked for, or an actor is lost meanwhile, which
+        the run finds out."""
+        if not self._measures_costs or self._manager.plan.is_colocated:
+            return None
+        try:
+            return measure_costs(self._manager.replicas_of())
+        except ClusterError as error:
+            _log.warning("memory is sent as kv: %s", error)
+            return None
+
     def _start_replicas(self) -> str:
         """Start all replicas and set their transport; return the transport's name and why it was picked."""
         assert self._cluster is not None
@@ -346,17 +365,26 @@ class RayRuntime:
     def _restart_all(self) -> None:
         """Plan and start all replicas again on the nodes that are left: an agent has lost its last replica."""
         self._health.mark_all_dead("all actors were restarted after the loss of a node")
+        self._start_actors(again=True)
+
+    def _start_actors(self, *, again: bool = False) -> str:
+        """Start all replicas like `_start_replicas`, and once more if an actor dies before all are up: a node may die
+        meanwhile. With `again` they were up before."""
         assert self._cluster is not None
         for attempts_left in reversed(range(MAX_STARTS)):
-            self._manager.shut_down()
-            self._follower.reset()
-            self._cluster = replace(self._cluster, without=self._health.gone_nodes).inspect_again()
+            if again:
+                self._manager.shut_down()
+                self._follower.reset()
+                self._cluster = replace(self._cluster, without=self._health.gone_nodes).inspect_again()
             try:
-                self._start_replicas()
-                return
+                return self._start_replicas()
             except InputError as error:
+                if not again:
+                    raise
                 raise ClusterError(f"a node was lost, and those that are left are too few: {error}") from error
             except ActorError as error:
-                if not attempts_left:
+                if not attempts_left or not (again or isinstance(error, LostActorError)):
                     raise
-                _log.info("the actors are restarted once more: %s", error)
+                _log.warning("the actors are started once more: %s", error)
+            again = True
+        raise AssertionError("the last attempt returns or raises")

@@ -8,13 +8,13 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from latentmas_ray.actors import ray_runtime
+from latentmas_ray.actors import manager, ray_runtime
 from latentmas_ray.actors.health import monitor as health
 from latentmas_ray.actors.ray_runtime import RayRuntime
 from latentmas_ray.actors.replicas import ready
 from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
-from latentmas_ray.errors import ActorError, ClusterError
+from latentmas_ray.errors import ActorError, ClusterError, LostActorError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.writing.written_turn import CANCELLED
@@ -122,6 +122,63 @@ def test_what_happened_before_the_end_is_reported_before_it(
     with pytest.raises(ActorError, match="while it loaded its model") as caught:
         runtime.poll(0.0)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("node_is_lost", [True, False], ids=["with its node", "alone"])
+def test_actors_are_started_once_more_if_one_dies_before_all_are_up(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch, node_is_lost: bool
+) -> None:
+    alive = fake_cluster(monkeypatch)
+    load, failures = manager.get_loaded, [LostActorError("it died while it loaded its model")]
+
+    def die_once(*args: Any, **more: Any) -> Any:
+        if not failures:
+            return load(*args, **more)
+        if node_is_lost:
+            alive.remove("far")
+        raise failures.pop()
+
+    monkeypatch.setattr(manager, "get_loaded", die_once)
+    runtime = start(placement="spread")
+    nodes = {submit(runtime, agent).turn.replica.nodes for agent in AGENTS}
+    assert nodes == ({("near",)} if node_is_lost else {("near",), ("far",)})
+
+
+@pytest.mark.parametrize(
+    ("error", "num_starts"),
+    [(LostActorError("it died"), ray_runtime.MAX_STARTS), (ActorError("its machine ran out of memory"), 1)],
+    ids=["dies each time", "does not fit"],
+)
+def test_a_start_that_cannot_work_ends(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch, error: ActorError, num_starts: int
+) -> None:
+    fake_cluster(monkeypatch)
+    started = []
+
+    def die(*_: Any, **__: Any) -> Any:
+        started.append(1)
+        raise error
+
+    monkeypatch.setattr(manager, "get_loaded", die)
+    with pytest.raises(ActorError, match=str(error)):
+        start()
+    assert len(started) == num_starts
+
+
+def test_a_run_starts_although_an_actor_dies_while_costs_are_measured(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run finds out, and the actor is replaced as any other."""
+    fake_cluster(monkeypatch)
+    submitted = []
+
+    def lose(*_: Any) -> Any:
+        submitted.append(1)
+        raise ClusterError("transfer costs could not be measured: the actor died")
+
+    monkeypatch.setattr(ray_runtime, "measure_costs", lose)
+    assert submit(start(measures_costs=True), "planner")
+    assert submitted
 
 
 def far(handle: TurnHandle) -> bool:
