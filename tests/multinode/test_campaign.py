@@ -19,6 +19,7 @@ from tests.multinode.campaign.nodes import Nodes, three_nodes
 from tests.multinode.campaign.one_run import Watch, run_schedule
 from tests.multinode.campaign.schedule import KINDS, MAX_FAULTS, WORKERS, Fault, Schedule, draw_schedule
 from tests.multinode.machines import Machine
+from tests.ray.actor_cases import timeless
 
 # All kinds of faults, all topologies, spread and colocated.
 CI_SEEDS = (9, 14, 51, 102, 150, 163)
@@ -71,6 +72,19 @@ def test_all_kinds_of_faults_occur(seeds: range | tuple[int, ...]) -> None:
 def test_answers_are_judged(ids_and_answers: list[tuple[str, str]], verdict: str, why: str) -> None:
     undisturbed = [{"id": "q0", "answer": "1"}, {"id": "q1", "answer": "2"}]
     assert judge([{"id": name, "answer": answer} for name, answer in ids_and_answers], undisturbed) == (verdict, why)
+
+
+@pytest.mark.parametrize(("cosine", "verdict"), [(0.3238, "ok"), (0.34, "changed")])
+def test_cosines_may_differ_by_rounding(cosine: float, verdict: str) -> None:
+    """A driver that was killed leaves other questions to one batch than there were."""
+
+    def row(cosine: float) -> dict[str, Any]:
+        stats = {"repeats_from": None, "last_cosine": cosine, "cosines": [0.5855, cosine]}
+        return {"id": "q0", "answer": "1", "transfers": [], "convergence": {"solver": stats}}
+
+    stored = json.loads(json.dumps([timeless(row(0.3237))]))
+    assert judge([timeless(row(cosine))], stored)[0] == verdict
+    assert judge(stored, [timeless(row(cosine))])[0] == verdict
 
 
 def test_a_log_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
