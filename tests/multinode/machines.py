@@ -121,8 +121,10 @@ class Machine:
         """
         while self._keeper.returncode is None:
             self._continue_entered()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._keeper.communicate(timeout=1)
+            except subprocess.TimeoutExpired:  # stopped, say: then it does not see that its input is closed
+                self._keeper.kill()  # and with it its child, the first process
 
     def _continue_entered(self) -> None:
         """`nsenter` stops with its child, but does not continue with it: it would never see the end of its child."""

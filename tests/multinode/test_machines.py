@@ -1,5 +1,6 @@
 """The pretended machines: apart from one another and from this one, and gone without a trace."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -100,6 +101,7 @@ def test_a_machine_whose_processes_are_stopped_can_be_powered_off(machines: tupl
         wait_for(lambda process=process: _state(process.pid) == "T", process)
     second.signal_all(signal.SIGCONT)
     wait_for(lambda: _state(continued.pid) != "T", continued)
+    os.kill(first.pid, signal.SIGSTOP)
     first.power_off()
     assert stopped.wait(timeout=60) != 0
 
