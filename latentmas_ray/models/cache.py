@@ -158,6 +158,14 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             layer.begin_call(call)
         return packing
 
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append new tokens to a layer, see `SlotLayer.update`, and note it as the one whose attention follows."""
+        self.layers[layer_idx].packing.updated = layer_idx
+        updated: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return updated
+
     def end_step(self) -> None:
         """Make the tokens of the finished forward valid."""
         self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]

@@ -1,6 +1,8 @@
 """Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
+import re
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,13 +17,26 @@ from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.kv_spec import check_attention, probed_spec, text_config
-from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.language_model import LanguageModel, decoder_of
 from latentmas_ray.models.layers import cached_layers
 from latentmas_ray.models.probe import probe
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+_TEXT_INPUTS = {
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "use_cache",
+    "labels",
+    "logits_to_keep",
+    "kwargs",
+}
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, ranks: Ranks = ALONE) -> LanguageModel:
@@ -71,7 +86,13 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     with torch.inference_mode(), ranks.collective():
         device, token = model.get_input_embeddings().weight.device, text_config(model.config).vocab_size // 2
-        layers = cached_layers(model.get_decoder(), device, token)
+        try:
+            layers = cached_layers(decoder_of(model), device, token, name)
+        except _UNUSUAL as error:
+            if (needed := _named_inputs(model, error)) is None:
+                raise
+            expected = f"it must answer text alone, and each forward of {type(model).__name__} needs"
+            raise ModelError("model", name, f"{expected} {needed}: use a model that also works without") from error
     return probed_spec(
         model.config,
         name,
@@ -81,6 +102,13 @@ def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
         weights_revision=weights_revision(model, ranks),
         shard=ranks.shard,
     )
+
+
+def _named_inputs(model: PreTrainedModel, error: Exception) -> str | None:
+    """The inputs besides text that an error of a forward asks for; None if it names none."""
+    inputs = [name for name in signature(model.forward).parameters if name not in _TEXT_INPUTS]
+    named = sorted({name for name in inputs if re.search(rf"\b{name}\b", str(error))})
+    return " or ".join(named) if named else None
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:

@@ -25,6 +25,7 @@ _NO_ROPE = (
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
 _WITH_KEYS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
 _LAYER_TYPES = _WITH_KEYS | {"linear_attention", "mamba", "conv", "moe", "mlp"}
+_COUNTS_OF_LAYERS = ("num_hidden_layers", "num_layers", "layers_block_type")
 _FIELDS = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -125,8 +126,14 @@ def keeps_states(config: PretrainedConfig) -> bool:
 
 
 def check_attention(config: PretrainedConfig, name: str) -> None:
-    """Raises ModelError for a configuration of layers of unknown kinds, or of a model without rotary positions."""
-    config = text_config(config)
+    """Raises ModelError for a configuration of no decoder, of layers of unknown kinds, or of a model without rotary
+    positions."""
+    whole, config = config, text_config(config)
+    if not any(hasattr(config, field) for field in _COUNTS_OF_LAYERS):
+        expected = "it must be a language model with one stack of decoder layers, and the configuration of this one has"
+        parts = ", ".join(key for key in whole.sub_configs if getattr(whole, key, None) is not None)
+        made_of = f": it is made of parts ({parts})" if parts else ""
+        raise ModelError("model", name, f"{expected} no num_hidden_layers{made_of}")
     kinds = set(getattr(config, "layer_types", None) or ())
     if other := sorted(kinds - _LAYER_TYPES):
         expected = "its layers must take in what is before a token: all of it, a sliding window of it, or as a state;"

@@ -18,6 +18,16 @@ from latentmas_ray.models.kv_spec import PositionLimit, position_limit, scales_b
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its vocabulary projection."""
+    decoder: nn.Module = model.get_decoder()
+    if isinstance(decoder, nn.Linear):  # ModernBERT calls the projection its decoder
+        decoder = model.base_model
+    if decoder is model:  # Llama 4 without images has itself
+        decoder = next(child for child in model.children() if isinstance(child, PreTrainedModel))
+    return decoder
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded model and its tokenizer; created by `models.load_model`, or by `models.wrap` from existing objects.
@@ -39,10 +49,7 @@ class LanguageModel:
     @cached_property
     def decoder(self) -> nn.Module:
         """The model without its vocabulary projection."""
-        decoder: nn.Module = self.model.get_decoder()
-        if decoder is self.model:  # Llama 4 without images has itself
-            decoder = next(child for child in self.model.children() if isinstance(child, PreTrainedModel))
-        return decoder
+        return decoder_of(self.model)
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from latentmas_ray.models.abilities.quirks import QUIRKS
+from latentmas_ray.models.abilities.quirks import LAYER_RULES, QUIRKS, LayerRule
 
 VOCABULARY = 320
 WINDOW = 16  # shorter than the prompts that are tried, so that they cross its edge
@@ -118,7 +118,7 @@ def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
         return min(value, _HIDDEN)
     if name in _QUERY_HEADS:
         return min(value, _HEADS)
-    if re.fullmatch(r"\w*num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", name):
+    if re.fullmatch(r"\w*num_key_value_heads|num_kv_heads|n_kv_heads|kv_n_heads|multi_query_group_num", name):
         return min(value, _KV_HEADS) if value != sizes.heads else min(value, _HEADS)
     if sizes.rotary and name == "head_dim" and value == sizes.rotary:
         return min(value, _ROTARY_DIM)
@@ -178,14 +178,30 @@ def layer_kinds(config: PretrainedConfig) -> tuple[list[int], list[int]]:
 
 
 def _chosen_layers(values: Mapping[str, Any], sizes: _Sizes) -> tuple[list[int], list[int]]:
-    by_layer = _lists_by_layer(values, sizes)
-    own = _own_fields(values)
-    kinds = [repr([own.get(layer), *(value[layer] for value in by_layer.values())]) for layer in range(sizes.layers)]
+    kinds = _labels(values, sizes)
     chosen = sorted({kinds.index(kind) for kind in kinds})[:_MOST_LAYERS]
     more = [layer for layer in range(sizes.layers) if layer not in chosen]
     chosen = sorted(chosen + more[: max(0, _LEAST_LAYERS - len(chosen))])
     place = {kinds[layer]: number for number, layer in reversed(list(enumerate(chosen)))}
     return chosen, [place.get(kind, 0) for kind in kinds]
+
+
+def layer_labels(config: PretrainedConfig) -> list[str]:
+    """What a configuration says of each layer alone: layers with the same are of one kind."""
+    return _labels(config.to_dict(), _sizes_of(config.to_dict()))
+
+
+def _labels(values: Mapping[str, Any], sizes: _Sizes) -> list[str]:
+    by_layer, own, rule = _lists_by_layer(values, sizes), _own_fields(values), _rule_of(values)
+    ruled = rule.kinds(values, sizes.layers) if rule else [""] * sizes.layers
+    return [
+        repr([ruled[layer], own.get(layer), *(value[layer] for value in by_layer.values())])
+        for layer in range(sizes.layers)
+    ]
+
+
+def _rule_of(values: Mapping[str, Any]) -> LayerRule | None:
+    return LAYER_RULES.get(str(values.get("model_type")))
 
 
 def _lists_by_layer(values: Mapping[str, Any], sizes: _Sizes) -> dict[str, list[Any]]:
@@ -213,6 +229,9 @@ def _fewer_layers(
             for number, layer in enumerate(chosen)
             if layer in own
         }
+    if (rule := _rule_of(values)) is not None:
+        kinds = rule.kinds(values, sizes.layers)
+        found.update(rule.fields([kinds[layer] for layer in chosen]))
     by_layer = _lists_by_layer(values, sizes)
     return found | {name: [change(name, value[layer], sizes) for layer in chosen] for name, value in by_layer.items()}
 

@@ -10,8 +10,9 @@ from transformers import PretrainedConfig
 from latentmas_ray.memory import LayerSpec, TensorSpec
 from latentmas_ray.memory.layer_spec import DTYPES, interned
 from latentmas_ray.models.abilities.quirks import QUIRKS
-from latentmas_ray.models.abilities.shrink import layer_kinds, shrink
+from latentmas_ray.models.abilities.shrink import layer_kinds, layer_labels, shrink
 from latentmas_ray.models.kv_spec import text_config
+from latentmas_ray.models.language_model import decoder_of
 from latentmas_ray.models.layers import CachedLayer, cached_layers
 from latentmas_ray.models.load import auto_class
 
@@ -23,16 +24,17 @@ def full_layers(config: PretrainedConfig, small: Sequence[LayerSpec], dtype: str
     the tensors are; None where these layers do not stand for those of the model."""
     text = text_config(config)
     chosen, kinds = layer_kinds(text)
-    if len(small) != len(chosen) or any(
-        "num_hidden_layers" in QUIRKS.get(one.model_type, {}) for one in (config, text)
-    ):
+    if any("num_hidden_layers" in QUIRKS.get(one.model_type, {}) for one in (config, text)):
+        first = dict(reversed(list(zip(layer_labels(text_config(shrink(config))), small, strict=False))))
+        small = [first[label] for label in map(layer_labels(text).__getitem__, chosen) if label in first]
+    if len(small) != len(chosen):
         return None
     few = shrink(config, keeps_cache=True)
     with torch.device("meta"):
         model = auto_class(few).from_config(few, trust_remote_code=False, dtype=DTYPES[dtype])
     model.to_empty(device="cpu").eval()
     with torch.inference_mode():
-        found = cached_layers(model.get_decoder(), torch.device("cpu"), _TOKEN)
+        found = cached_layers(decoder_of(model), torch.device("cpu"), _TOKEN, config.model_type)
     window = getattr(text, "sliding_window", None)
     layers = [_sized(spec, layer, window) for spec, layer in zip(small, found, strict=True)]
     return tuple(layers[kind] for kind in kinds)

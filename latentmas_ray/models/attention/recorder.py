@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import DynamicCache, PretrainedConfig
 from transformers.masking_utils import sdpa_mask
+
+from latentmas_ray.models.attention.packing import number_of
 
 MaskFunction = Callable[..., Tensor]  # (batch, head, query position, key position) → whether it is seen
 
@@ -23,6 +26,11 @@ class Recorder:
         self.functions: dict[int, MaskFunction] = {}
         self.made_functions: list[MaskFunction] = []
         self._made: list[tuple[Tensor, MaskFunction]] = []  # the masks stay, so that no other gets their address
+        self._updated: int | None = None
+
+    def updated(self, layer: int) -> None:
+        """Note that the cache of a layer was updated: the next call of attention is for it."""
+        self._updated = layer
 
     def made(self, mask: Tensor, function: MaskFunction) -> None:
         """Note a mask that was made."""
@@ -31,11 +39,28 @@ class Recorder:
 
     def called(self, module: nn.Module, mask: Tensor | None) -> None:
         """Note that a layer's attention was called with this mask."""
-        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int
+        layer = number_of(module) if self._updated is None else self._updated
+        self._updated = None
         self.seen[layer] = mask
         for made, function in self._made:
             if mask is not None and mask.data_ptr() == made.data_ptr():
                 self.functions[layer] = function
+
+
+class NotedCache(DynamicCache):  # type: ignore[misc]  # transformers is untyped here
+    """The cache of a forward that a recorder notes. Several layers may share one block, which has no number."""
+
+    def __init__(self, config: PretrainedConfig, recorder: Recorder) -> None:
+        super().__init__(config=config)
+        self._recorder = recorder
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """See `transformers.Cache`."""
+        self._recorder.updated(layer_idx)
+        updated: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return updated
 
 
 _active: Recorder | None = None

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import LayerSpec, RopeSpec
 from latentmas_ray.memory.layer_spec import interned
-from latentmas_ray.models.attention import NAME, Recorder, recording
+from latentmas_ray.models.attention import NAME, NotedCache, Recorder, recording
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.kv_spec import text_config
 from latentmas_ray.models.language_model import LanguageModel
@@ -84,9 +84,10 @@ def _own_logits(lm: LanguageModel, ids_1T: Tensor) -> Tensor:
 
 
 def _record(lm: LanguageModel, ids_1T: Tensor) -> tuple[Recorder, Tensor, Tensor]:
-    """The masks of a forward without cache, and its last token's logits [V] and hidden state [E]."""
+    """The masks of a forward over a prompt, and its last token's logits [V] and hidden state [E] without a cache."""
     with lm.ranks.collective(), recording(Recorder()) as recorder:
-        output = lm.model(ids_1T.to(lm.device), use_cache=False)
+        noted = NotedCache(text_config(lm.model.config), recorder)
+        output = lm.model(ids_1T.to(lm.device), use_cache=True, past_key_values=noted)
     with lm.ranks.collective():
         hidden_E = lm.decoder(input_ids=ids_1T.to(lm.device), use_cache=False).last_hidden_state[0, -1]
     return recorder, output.logits[0, -1].float(), hidden_E

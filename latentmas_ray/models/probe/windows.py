@@ -2,9 +2,11 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from inspect import getclosurevars, isfunction
 from itertools import repeat
 
 import torch
+from transformers.masking_utils import or_masks
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models.attention.recorder import MaskFunction, Recorder
@@ -27,7 +29,8 @@ def find_windows(seen: Recorder, has_keys: Sequence[bool], limit: int | None, na
     for layer in sorted(seen.seen):
         mask, function = seen.seen[layer], seen.functions.get(layer)
         if function is not None and id(function) not in windows:
-            windows[id(function)] = find_window(_rule(function), most, f"layer {layer}", name)
+            num_tokens = 0 if mask is None else mask.shape[-1]
+            windows[id(function)] = find_window(_rule(_of_text(function, num_tokens)), most, f"layer {layer}", name)
         # What a model has made of a mask can only be compared at a few positions.
         is_unknown = function is None and mask is not None
         if is_unknown and not (all(map(_is_full, seen.made_functions, repeat(most))) and _is_causal(mask)):
@@ -39,6 +42,21 @@ def find_windows(seen: Recorder, has_keys: Sequence[bool], limit: int | None, na
 def _rule(function: MaskFunction) -> Callable[[int, int], bool]:
     zero = torch.zeros((), dtype=torch.int64)
     return lambda query, key: bool(function(zero, zero, torch.tensor(query), torch.tensor(key)))
+
+
+def _of_text(function: MaskFunction, num_tokens: int) -> MaskFunction:
+    """The mask of a text: without what is seen in addition among the tokens of one image, which is known by token and
+    shows nothing among those of a prompt."""
+    parts = getclosurevars(function).nonlocals.get("mask_functions") if isfunction(function) else None
+    if not parts or function.__name__ != "or_mask":
+        return function
+    shown = [part for part in parts if _shows_any(part, num_tokens)]
+    return function if len(shown) == len(parts) else or_masks(*shown)
+
+
+def _shows_any(function: MaskFunction, num_tokens: int) -> bool:
+    sees = _rule(function)
+    return any(sees(query, key) for query in range(num_tokens) for key in range(num_tokens))
 
 
 def _is_full(function: MaskFunction, most: int) -> bool:
