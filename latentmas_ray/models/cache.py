@@ -71,7 +71,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     @property
     def num_touched_bytes(self) -> int:
         """Bytes that were written since the cache was zeroed: on a CPU the memory that it uses."""
-        return sum(self._num_touched) * self.spec.bytes_per_token
+        num_rows = sum(map(bool, self._num_touched))
+        return sum(self._num_touched) * self.spec.bytes_per_token + num_rows * self.spec.state_bytes
 
     @property
     def has_views(self) -> bool:

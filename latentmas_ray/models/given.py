@@ -18,12 +18,14 @@ from latentmas_ray.config import RuntimeName
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import from_raw, raw_bytes
+from latentmas_ray.models.abilities.cache_dims import dims_of
 from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
 from latentmas_ray.models.devices import choose_device
 from latentmas_ray.models.kv_spec import keeps_states, max_positions
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import translated, warn_without_template
 from latentmas_ray.parallel.ranks import ALONE, Ranks
+from latentmas_ray.placement.model_dims import ModelDims
 
 ModelObject = PreTrainedModel
 TokenizerObject = PreTrainedTokenizerBase
@@ -73,10 +75,9 @@ class GivenModel:
         """The digest in its KV spec: equal to that of the same weights loaded from a folder, if the dtype is equal."""
         return weights_revision(self._model)
 
-    def config_values(self) -> dict[str, Any]:
-        """Return its configuration."""
-        values: dict[str, Any] = self._model.config.to_dict()
-        return values
+    def dims(self) -> ModelDims:
+        """Return its sizes. Raises ModelError."""
+        return dims_of(self._model.config, self.name)
 
     @property
     def max_positions(self) -> int | None:

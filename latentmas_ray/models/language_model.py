@@ -43,8 +43,9 @@ class LanguageModel:
     ranks: Ranks = ALONE
     # Whether a layer's state is only continued by one token after another, as in transformers' Mamba.
     continues_singly: bool = False
-    # Whether the model scales its logits as its text configuration says; some vision-language models do not.
-    scales_logits: bool = True
+    # What the model does to the projection of a hidden state: c · tanh(f · x / c), or f · x without a cap c.
+    logit_factor: float = 1.0
+    logit_cap: float | None = None
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -169,16 +170,11 @@ class LanguageModel:
         return torch.zeros(1, 1, 1, 1, dtype=self.spec.torch_dtype, device=self.device)
 
     def logits(self, hidden_BE: Tensor) -> Tensor:
-        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap if `scales_logits`."""
+        """The vocabulary projection, fp32 [B, V], with the model's scaling and soft cap."""
         head = self.model.get_output_embeddings()
         with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
-        config = text_config(self.model.config)
-        if not self.scales_logits:
-            return logits
-        if getattr(config, "logits_scaling", None):
-            logits = logits / config.logits_scaling
-        if getattr(config, "logit_scale", None):
-            logits = logits * config.logit_scale
-        cap = getattr(config, "final_logit_softcapping", None)
+        if self.logit_factor != 1.0:
+            logits = logits * self.logit_factor
+        cap = self.logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits

@@ -110,16 +110,13 @@ def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: W
     """
     agents = list(agents)
     num_rows = agents[0].num_rows if len(agents) == 1 else workload.batch_size
-    per_token = num_rows * model.bytes_per_token // tp
     samples = max(agent.samples for agent in agents)
-    if len(agents) == 1:
-        in_segments = agents[0].read_tokens + agents[0].handed_over_tokens
-    else:
-        in_segments = sum(agent.handed_over_tokens for agent in agents)
+    handed_over = [agent.handed_over_tokens for agent in agents if agent.handed_over_tokens]
+    segments = [*handed_over, *(tokens for _, tokens in agents[0].reads if len(agents) == 1)]
     return ActorMemory(
         weights_bytes=model.weights_bytes(tp),
-        kv_bytes=max(agent.cache_tokens for agent in agents) * per_token * samples,
-        segments_bytes=in_segments * per_token,
+        kv_bytes=num_rows * samples * model.memory_bytes(max(agent.cache_tokens for agent in agents)) // tp,
+        segments_bytes=num_rows * sum(map(model.memory_bytes, segments)) // tp,
         allowance_bytes=allowance_bytes(model, workload, num_rows * samples),
     )
 

@@ -47,6 +47,6 @@ class SimulatedResults:
             latent_steps=0 if is_text else workload.latent_steps if steps is None else most_steps(steps),
             output_token_ids=((0,) * workload.max_new_tokens,) if is_text else (),
             texts=("",) if is_text else (),
-            segment_bytes=() if is_text else (estimate.handed_over_tokens * self.bytes_per_token,),
+            segment_bytes=() if is_text else (request.model.memory_bytes(estimate.handed_over_tokens),),
             memory_tokens=(estimate.own_tokens + estimate.read_tokens,),
         )

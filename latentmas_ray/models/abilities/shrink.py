@@ -21,6 +21,7 @@ _LEAST_LAYERS, _MOST_LAYERS = 2, 12
 _MOST_WIDTHS = 4  # a size that is so many times the hidden size at most stays so
 _LARGE = 256  # an integer above it that no rule names, and that is no id or position, is taken for a size
 
+_OF_LAYERS = ("num_hidden_layers", "layers_block_type", "layer_types", "hybrid_layer_ids", "num_kv_shared_layers")
 # Native names; a configuration may have one of them, or several that mean the same.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers", "depth")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "emb_dim", "dim_model", "embed_dim")
@@ -90,7 +91,9 @@ def shrink(config: PretrainedConfig, *, keeps_cache: bool = False, is_text: bool
             small[name] = {key: value for key, value in own.items() if key not in _OF_THE_BASE}
     if is_text and "vocab_size" in values:
         small.update(pad_token_id=0, eos_token_id=2)
-    quirk = {} if keeps_cache else QUIRKS.get(str(values.get("model_type")), {})
+    quirk = QUIRKS.get(str(values.get("model_type")), {})
+    if keeps_cache:  # sizes stay
+        quirk = {name: value for name, value in quirk.items() if name in _OF_LAYERS}
     small.update({name: value for name, value in quirk.items() if value is not ...})
     for name in [name for name, value in quirk.items() if value is ...]:  # what the class computes by itself
         small.pop(name, None)
@@ -103,7 +106,8 @@ def _sizes_of(values: Mapping[str, Any]) -> _Sizes:
 
     hidden, heads = first(_WIDTHS), first(_QUERY_HEADS)
     head_dim = values.get("head_dim") or (hidden // heads if heads else 0)
-    return _Sizes(first(_LAYERS), hidden, heads, head_dim if type(head_dim) is int else 0, first(["qk_rope_head_dim"]))
+    layers = first(_LAYERS) or len(values.get("layers_block_type") or ())
+    return _Sizes(layers, hidden, heads, head_dim if type(head_dim) is int else 0, first(["qk_rope_head_dim"]))
 
 
 def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:

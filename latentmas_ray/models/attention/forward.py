@@ -41,7 +41,7 @@ def packed_attention(
     packing = current() if packing is None else packing
     if packing is None:
         if (recorder := active()) is not None:
-            recorder.called(module, attention_mask)
+            recorder.called(module, attention_mask, kwargs)
         if not rule.is_plain:
             return _attend_whole(query, key, value, attention_mask, rule), None
         plain: tuple[Tensor, None] = sdpa_attention_forward(

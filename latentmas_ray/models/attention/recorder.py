@@ -4,7 +4,7 @@ While a `Recorder` is active, a forward outside of an engine notes for each laye
 function says which positions a token sees, at any length, without a forward of that length.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers.masking_utils import sdpa_mask
 
 from latentmas_ray.models.attention.packing import number_of
 
+_PLAIN = {"position_ids", "cache_position"}  # tensors that many families pass on, and no attention here needs
 MaskFunction = Callable[..., Tensor]  # (batch, head, query position, key position) → whether it is seen
 
 
@@ -27,6 +28,8 @@ class Recorder:
         self.made_functions: list[MaskFunction] = []
         self._made: list[tuple[Tensor, MaskFunction]] = []  # the masks stay, so that no other gets their address
         self._updated: int | None = None
+        self.two_sided: set[int] = set()  # layers whose tokens also see what comes after them
+        self.extras: set[str] = set()  # what attention was given besides queries, keys, values and a mask
 
     def updated(self, layer: int) -> None:
         """Note that the cache of a layer was updated: the next call of attention is for it."""
@@ -37,11 +40,14 @@ class Recorder:
         self._made.append((mask, function))
         self.made_functions.append(function)
 
-    def called(self, module: nn.Module, mask: Tensor | None) -> None:
-        """Note that a layer's attention was called with this mask."""
+    def called(self, module: nn.Module, mask: Tensor | None, extras: Mapping[str, Any]) -> None:
+        """Note that a layer's attention was called with this mask, and with other arguments by name."""
         layer = number_of(module) if self._updated is None else self._updated
         self._updated = None
         self.seen[layer] = mask
+        if mask is None and not getattr(module, "is_causal", True):
+            self.two_sided.add(layer)
+        self.extras |= {name for name, value in extras.items() if isinstance(value, Tensor)} - _PLAIN
         for made, function in self._made:
             if mask is not None and mask.data_ptr() == made.data_ptr():
                 self.functions[layer] = function

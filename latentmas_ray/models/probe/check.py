@@ -17,6 +17,7 @@ from latentmas_ray.models.attention import NAME, NotedCache, Recorder, recording
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.kv_spec import text_config
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.probe.logits import find_factor
 from latentmas_ray.models.probe.rotation import candidates, choose, errors_of
 from latentmas_ray.models.probe.windows import find_windows
 
@@ -62,17 +63,31 @@ def probe(lm: LanguageModel) -> LanguageModel:
         _check_close(lm, moved_E, whole_E, "only the distance between positions may matter to it")
         _check_close(lm, chunks_E, whole_E, "a prompt read in two chunks must be the prompt read in one")
         _check_close(lm, together_E, whole_E, "a prompt in a batch must be the prompt alone")
-        _check_close(lm, projected_V, logits_V, "its logits must be the projection of the last hidden state")
-        _check_close(lm, logits_V, own_V, "its attention must have no part that this package does not know")
-        _check_close(lm, whole_E, hidden_E, "its attention over a cache must be the one without")
+        _check_close(lm, projected_V, logits_V, _logits_rule(logits_V))
+        known = f"its attention must have no part that this package does not know{_given(recorder)}"
+        _check_close(lm, logits_V, own_V, known)
+        _check_close(lm, whole_E, hidden_E, f"{known}: over a cache it computes something else than without")
     return _with_layers(lm, chosen, windows)
 
 
 def _project(lm: LanguageModel, hidden_E: Tensor, logits_V: Tensor) -> tuple[LanguageModel, Tensor]:
-    """The projection of a hidden state whose logits are known, by a model that scales them if that is nearer."""
-    plain = replace(lm, scales_logits=False)
-    choices = [(one, one.logits(hidden_E[None])[0]) for one in (lm, plain)]
-    return min(choices, key=lambda choice: _error(choice[1], logits_V))
+    """The projection of a hidden state whose logits are known, by a model that scales and caps it as is nearest."""
+    plain_V = lm.logits(hidden_E[None])[0].to(logits_V.device)
+    cap = getattr(text_config(lm.model.config), "final_logit_softcapping", None)
+    factors = [(find_factor(plain_V, logits_V, one, lm.model.config), one) for one in {None, cap or None}]
+    choices = [replace(lm, logit_factor=factor, logit_cap=one) for factor, one in factors]
+    found = [(one, one.logits(hidden_E[None])[0]) for one in choices]
+    return min(found, key=lambda choice: _error(choice[1], logits_V))
+
+
+def _logits_rule(logits_V: Tensor) -> str:
+    rule = "its logits must be the projection of the last hidden state by one matrix, scaled or capped"
+    num_hidden = int((logits_V <= torch.finfo(logits_V.dtype).min / 2).sum())
+    return f"{rule}; it hides those of {num_hidden} tokens" if num_hidden else rule
+
+
+def _given(recorder: Recorder) -> str:
+    return f"; it is given {', '.join(sorted(recorder.extras))}" if recorder.extras else ""
 
 
 def _own_logits(lm: LanguageModel, ids_1T: Tensor) -> Tensor:

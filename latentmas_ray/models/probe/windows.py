@@ -11,6 +11,7 @@ from transformers.masking_utils import or_masks
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models.attention.recorder import MaskFunction, Recorder
 
+_ONE_SIDED = "a token must see itself and what is before it alone"
 _MOST = 2**20  # positions up to which a mask is followed: no window is larger
 
 
@@ -24,6 +25,8 @@ def find_windows(seen: Recorder, has_keys: Sequence[bool], limit: int | None, na
     if away := [layer for layer in range(num_layers) if has_keys[layer] and layer not in seen.seen]:
         expected = "the attention of all its layers must go through transformers' attention interface; that of"
         raise ModelError("model", name, f"{expected} layer {away[0]} does not")
+    if seen.two_sided:
+        raise ModelError("model", name, f"{_ONE_SIDED}; layer {min(seen.two_sided)} also sees what comes after")
     most = min(limit or _MOST, _MOST)
     windows: dict[int, int | None] = {}
     for layer in sorted(seen.seen):
@@ -79,7 +82,7 @@ def find_window(sees: Callable[[int, int], bool], limit: int, where: str, name: 
 
     last = limit - 1
     if any(sees(query, query + 1) for query in {0, last // 2, last}) or not sees(last, last):
-        raise ModelError("model", name, f"a token must see itself and what is before it alone; {where} sees otherwise")
+        raise ModelError("model", name, f"{_ONE_SIDED}; {where} sees otherwise")
     if (first := first_seen(last)) == 0 and sees(last, last // 2):
         return None
     window = last - first + 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, ModelError
 from latentmas_ray.models.names import absolute_name, check_name, known_positions, known_states
-from latentmas_ray.placement import ModelDims, dims_of_config, known_dims
+from latentmas_ray.placement import ModelDims, known_dims
 from latentmas_ray.topology import AgentModel, Team, Topology
 
 if TYPE_CHECKING:
@@ -127,12 +127,18 @@ def team_of(config: RunConfig, topology: Topology) -> Team:
 def dims_of_model(model: "str | GivenModel", revision: str | None) -> ModelDims:
     """Return the sizes of a model. Raises ModelError."""
     if not isinstance(model, str):
-        return dims_of_config(model.config_values(), model.name)
-    if revision is None and (known := known_dims(model)) is not None:
+        return model.dims()
+    known = None
+    if revision is None:
+        try:
+            known = known_dims(model)
+        except ModelError:  # of a folder whose sizes have other names, or of a broken one, which is reported below
+            known = None
+    if known is not None and known.caches_alike:
         return known
-    from latentmas_ray.models.load import load_config  # takes seconds
+    from latentmas_ray.models.abilities.cache_dims import cache_dims  # needs transformers, which takes seconds
 
-    return dims_of_config(load_config(model, revision).to_dict(), model)
+    return cache_dims(model, revision, stored_parameters=None if known is None else known.stored_parameters)
 
 
 def _check_own_model(agent: str, model: str) -> None:

@@ -14,9 +14,11 @@ from transformers import PretrainedConfig
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.errors import InputError, LatentMASError
-from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, join, merge_layout
+from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, join, merge_layout
 from latentmas_ray.memory.codec import CodecName
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
+from latentmas_ray.models.abilities.cache_dims import dims_of
+from latentmas_ray.models.abilities.find import full_spec
 from latentmas_ray.models.load import auto_class, load_model
 from tests.cases.memory import take
 from tests.cases.wire import from_bytes, to_bytes
@@ -94,6 +96,7 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
     except InputError as error:
         reason = str(error).replace(str(folder), "MODEL").partition("; ")[2]
         return Outcome(**known, kind="refused", reason=reason)
+    _check_stated(config, lm.spec)
     plain = auto_class(config).from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(lm, thoughts="realign", cache_dir=folder)
     trial = Trial(engine, lambda: PlainSequence(plain, engine.rule, keeps_cache=not lm.spec.has_states))
@@ -109,6 +112,15 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
     outcome = Outcome(**known, kind="works", **facts)
     wrong = [f"{name} {error:.2g}" for name, error in errors.items() if not error <= TOLERANCE]
     return replace(outcome, kind="fault", reason=f"computes something else: {', '.join(wrong)}") if wrong else outcome
+
+
+def _check_stated(config: PretrainedConfig, spec: KVCacheSpec) -> None:
+    """What a plan and the doctor say of a model's memory without its weights is what it caches."""
+    stated = full_spec(config, "MODEL", spec.dtype)
+    dims = dims_of(config, "MODEL").in_dtype(spec.dtype)
+    assert [layer.shape for layer in stated.layers] == [layer.shape for layer in spec.layers]
+    assert stated.windows == spec.windows
+    assert (dims.bytes_per_token, dims.state_bytes) == (spec.bytes_per_token, spec.state_bytes)
 
 
 class Trial:
