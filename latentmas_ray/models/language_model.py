@@ -46,6 +46,8 @@ class LanguageModel:
     # What the model does to the projection of a hidden state: c · tanh(f · x / c), or f · x without a cap c.
     logit_factor: float = 1.0
     logit_cap: float | None = None
+    # What the model multiplies the embeddings of token ids with, and not those that it is given.
+    embed_factor: float = 1.0
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -108,7 +110,7 @@ class LanguageModel:
         """Input embeddings [B, T, E] of token ids, scaled as the model scales them."""
         with self.ranks.collective():
             embeds: Tensor = self.model.get_input_embeddings()(ids_BT.to(self.device))
-        return embeds
+        return embeds if self.embed_factor == 1.0 else embeds * self.embed_factor
 
     def input_embeddings(self) -> Tensor:
         """E_in [V, E], as the model feeds it to its first layer."""

@@ -154,9 +154,11 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
 
 def auto_class(config: PretrainedConfig) -> Any:
     """The transformers class that makes the model of a configuration: of a vision-language model that has no class for
-    text alone it is the whole model."""
+    text alone it is the whole model. Raises ValueError for another kind of model."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"transformers has no causal language model of kind {config.model_type}")
     return AutoModelForCausalLM
 
 

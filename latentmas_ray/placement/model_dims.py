@@ -166,7 +166,7 @@ PRESETS: Mapping[str, ModelDims] = {
 # Fields of configurations whose layers do not all cache a key and a value alike.
 _OWN_CACHE = re.compile(
     r"mamba|ssm|state_size|conv_(l_cache|kernel)|linear_(num|key|value|conv|attn)|lora_rank|hybrid|attn_layer_|kv_shared"
-    r"|layers?_block_type|per_layer_config|global_head_dim|global_key_value|cross_attention_layers|per_stack|recurrent",
+    r"|layers?_block_type|per_layer_config|global_head_dim|global_key_value|^v_head_dim|cross_attention_layers|per_stack|recurrent",
     re.IGNORECASE,
 )
 _VARIANT = re.compile(r"-(instruct|base|thinking)(-\d{4})?$")  # of the same dimensions

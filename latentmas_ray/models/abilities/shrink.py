@@ -53,6 +53,7 @@ _CACHED: tuple[tuple[str, int], ...] = (
     (r"\w*sliding_window|\w*window_size|local_attention|sliding_window_size", WINDOW),
     (r"index_topk|indexer_budget|keep_window_size", 8),  # fewer than the tokens of what is tried
     (r"index_topk_blocks", 1),
+    (r"index_kpool", 4),  # divides index_topk
     (r"\w*decoder_attention_heads|\w*encoder_attention_heads", _HEADS),
     (r"\w*position_embeddings|n_positions|n_ctx|max_seq_len|\w*target_positions|\w*source_positions", 2**17),
 )

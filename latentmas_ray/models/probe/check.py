@@ -17,7 +17,7 @@ from latentmas_ray.models.attention import NAME, NotedCache, Recorder, recording
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.kv_spec import text_config
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.probe.logits import find_factor
+from latentmas_ray.models.probe.logits import find_factor, numbers_of
 from latentmas_ray.models.probe.rotation import candidates, choose, errors_of
 from latentmas_ray.models.probe.windows import find_windows
 
@@ -45,7 +45,7 @@ def probe(lm: LanguageModel) -> LanguageModel:
     recorder, logits_V, hidden_E = _record(lm, ids)
     windows = find_windows(recorder, [bool(layer.slot_tensors) for layer in lm.spec.layers], lm.max_positions, lm.name)
     _check_own_cache(lm, windows)
-    lm = _with_layers(lm, {}, windows)
+    lm = _with_layers(_scaled_embeddings(lm, ids, hidden_E), {}, windows)
     whole_E, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks_E, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
     if lm.spec.has_states and not _error(chunks_E, whole_E) <= _TOLERANCE[lm.spec.dtype]:
@@ -68,6 +68,24 @@ def probe(lm: LanguageModel) -> LanguageModel:
         _check_close(lm, logits_V, own_V, known)
         _check_close(lm, whole_E, hidden_E, f"{known}: over a cache it computes something else than without")
     return _with_layers(lm, chosen, windows)
+
+
+def _scaled_embeddings(lm: LanguageModel, ids_1T: Tensor, hidden_E: Tensor) -> LanguageModel:
+    """The model whose embeddings give the hidden state that its token ids give: some scale those of ids alone, by a
+    number of their configuration (Falcon-H1)."""
+
+    def error_of(one: LanguageModel) -> float:
+        with lm.ranks.collective():
+            output = lm.decoder(inputs_embeds=one.embed(ids_1T), use_cache=False)
+        return _error(output.last_hidden_state[0, -1], hidden_E)
+
+    if error_of(lm) <= _TOLERANCE[lm.spec.dtype]:
+        return lm
+    factors = {number for number in numbers_of(lm.model.config) if number != 1.0}
+    scaled = [replace(lm, embed_factor=factor) for factor in sorted(factors)]
+    errors = [error_of(one) for one in scaled]
+    best = min(range(len(errors)), key=errors.__getitem__, default=None)
+    return lm if best is None or not errors[best] <= _TOLERANCE[lm.spec.dtype] else scaled[best]
 
 
 def _project(lm: LanguageModel, hidden_E: Tensor, logits_V: Tensor) -> tuple[LanguageModel, Tensor]:

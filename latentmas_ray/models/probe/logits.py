@@ -32,8 +32,12 @@ def find_factor(plain_V: Tensor, logits_V: Tensor, cap: float | None, config: Pr
     return min(near, key=lambda one: abs(one - fitted), default=fitted)
 
 
+def numbers_of(config: PretrainedConfig) -> list[float]:
+    """Return the fractional numbers of a text decoder's configuration."""
+    return [value for value in vars(text_config(config)).values() if type(value) is float and value]
+
+
 def _numbers(config: PretrainedConfig) -> Iterator[float]:
     """Yield the fractional numbers of a configuration, and the inverse of each number."""
-    for value in vars(text_config(config)).values():
-        if type(value) in (int, float) and value:
-            yield from (float(value), 1 / value) if type(value) is float else (1 / value,)
+    yield from numbers_of(config)
+    yield from (1 / value for value in vars(text_config(config)).values() if type(value) in (int, float) and value)

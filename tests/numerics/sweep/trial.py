@@ -5,6 +5,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,12 @@ from latentmas_ray.memory.codec import CodecName
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.models.abilities.cache_dims import dims_of
 from latentmas_ray.models.abilities.find import full_spec
+from latentmas_ray.models.compat import check_config
 from latentmas_ray.models.load import auto_class, load_model
 from tests.cases.memory import take
 from tests.cases.wire import from_bytes, to_bytes
 from tests.numerics.sweep.listing import Family
+from tests.numerics.sweep.made_with import MADE_WITH
 from tests.numerics.sweep.plain import PlainSequence
 from tests.numerics.sweep.random_models import random_model, save, small_config
 from tests.numerics.turns import TOLERANCE, begin, logits_of, memory, place_chain, prompts_of, think
@@ -70,8 +73,22 @@ def try_family(family: Family, *, config: PretrainedConfig | None = None) -> Out
             small = config or small_config(family)
             save(random_model(small), small, Path(folder))
         except Exception as error:  # noqa: BLE001 - transformers has no class for it
+            if reason := _refused_as_configured(family):
+                return Outcome(**known, kind="refused", reason=reason)
             return Outcome(**known, kind="untried", reason=_untried(error), where=traceback.format_exc())
         return _try_folder(Path(folder), small, known)
+
+
+def _refused_as_configured(family: Family) -> str:
+    """Why the family's default configuration alone is refused; empty if it is not, or if there is none."""
+    try:
+        config = family.config_class(**MADE_WITH.get(family.name, {}))
+        check_config(config, "MODEL")
+    except InputError as error:
+        return str(error).partition("; ")[2]
+    except Exception:  # noqa: BLE001 - transformers has no class for it
+        return ""
+    return ""
 
 
 def _untried(error: Exception) -> str:
@@ -79,7 +96,8 @@ def _untried(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, ImportError):
         return lines[0].partition(". ")[0]
-    return f"its default configuration makes no model ({type(error).__name__}: {lines[0]})"
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"its default configuration makes no model ({type(error).__name__}: {text})"
 
 
 def _try_folder(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -> Outcome:
@@ -99,7 +117,10 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
     _check_stated(config, lm.spec)
     plain = auto_class(config).from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(lm, thoughts="realign", cache_dir=folder)
-    trial = Trial(engine, lambda: PlainSequence(plain, engine.rule, keeps_cache=not lm.spec.has_states))
+    plain_of = partial(
+        PlainSequence, plain, engine.rule, keeps_cache=not lm.spec.has_states, embed_factor=lm.embed_factor
+    )
+    trial = Trial(engine, plain_of)
     errors = {"thoughts": trial.thoughts(), "batch": trial.batch(), "hand-over": trial.hand_over()}
     errors["codec"] = trial.codec()
     try:
