@@ -47,6 +47,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
     """
     try:
         check_config(model.config, name)
+        model = _language_part(model)
         check_build(model, name)
         model.eval().requires_grad_(False)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
@@ -81,6 +82,14 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
             digest.update(name.encode())
             digest.update(raw_bytes(full.contiguous()).data)
     return ranks.broadcast_from_rank0(digest.hexdigest)
+
+
+def _language_part(model: PreTrainedModel) -> PreTrainedModel:
+    """The part that answers text: the whole model, or a causal language model in it that has the projection."""
+    if model.get_output_embeddings() is not None:
+        return model
+    parts = (child for child in model.children() if isinstance(child, PreTrainedModel))
+    return next((part for part in parts if part.get_output_embeddings() is not None), model)
 
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:

@@ -142,7 +142,10 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
             **_at(revision),
         )
     if missing := sorted(report["missing_keys"]):  # transformers would use random ones, with a warning
-        raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")
+        expected = f"its weights must be complete: {len(missing)} are missing, like {missing[0]}"
+        if others := sorted(report["unexpected_keys"]):
+            expected += f"; its files have {len(others)} of another kind of model, like {others[0]}"
+        raise ModelError("model", name, expected)
     if report["mismatched_keys"]:
         key, found, wanted = sorted(report["mismatched_keys"])[0]
         expected = (

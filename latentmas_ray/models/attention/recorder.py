@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.masking_utils import sdpa_mask
@@ -45,12 +46,19 @@ class Recorder:
         layer = number_of(module) if self._updated is None else self._updated
         self._updated = None
         self.seen[layer] = mask
-        if mask is None and not getattr(module, "is_causal", True):
+        # Without a mask transformers computes what `is_causal` says, and most masks are left out where they are causal.
+        if not getattr(module, "is_causal", True) or (mask is not None and shows_later(mask)):
             self.two_sided.add(layer)
         self.extras |= {name for name, value in extras.items() if isinstance(value, Tensor)} - _PLAIN
         for made, function in self._made:
             if mask is not None and mask.data_ptr() == made.data_ptr():
                 self.functions[layer] = function
+
+
+def shows_later(mask: Tensor) -> bool:
+    """Whether a mask of a forward over a whole prompt, [1, …, T, T], shows what comes after a token."""
+    shown = mask if mask.dtype == torch.bool else mask > -1
+    return bool(shown.triu(1).any())
 
 
 class NotedCache(DynamicCache):  # type: ignore[misc]  # transformers is untyped here

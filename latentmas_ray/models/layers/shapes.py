@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models.layers.states import STATE_KINDS, state_name
@@ -57,12 +57,12 @@ def cached_layers(decoder: nn.Module, device: torch.device, token: int, name: st
 
 def _run(decoder: nn.Module, device: torch.device, token: int, position: int, name: str) -> Sequence[Any]:
     """The layers of the cache after one token."""
-    output = decoder(
-        input_ids=torch.tensor([[token]], device=device),
-        position_ids=torch.tensor([[position]], device=device),
-        use_cache=True,
-    )
-    cache = getattr(output, "past_key_values", None)
+    inputs = {"input_ids": token, "position_ids": position}
+    given = {key: torch.tensor([[value]], device=device) for key, value in inputs.items()}
+    cache = getattr(decoder(**given, use_cache=True), "past_key_values", None)
+    if cache is None and isinstance(decoder, PreTrainedModel):  # some make none themselves
+        cache = DynamicCache(config=decoder.config.get_text_config(decoder=True))
+        decoder(**given, use_cache=True, past_key_values=cache)
     if isinstance(cache, DynamicCache) and type(cache) is not DynamicCache:
         expected = "what its layers keep must be in the cache that transformers has for all models"
         raise ModelError("model", name, f"{expected}; {type(decoder).__name__} has its own, {type(cache).__name__}")

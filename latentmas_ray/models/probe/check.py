@@ -121,8 +121,9 @@ def _record(lm: LanguageModel, ids_1T: Tensor) -> tuple[Recorder, Tensor, Tensor
     with lm.ranks.collective(), recording(Recorder()) as recorder:
         noted = NotedCache(text_config(lm.model.config), recorder)
         output = lm.model(ids_1T.to(lm.device), use_cache=True, past_key_values=noted)
-    with lm.ranks.collective():
+    with lm.ranks.collective(), recording(Recorder()) as alone:
         hidden_E = lm.decoder(input_ids=ids_1T.to(lm.device), use_cache=False).last_hidden_state[0, -1]
+    recorder.two_sided |= alone.two_sided
     return recorder, output.logits[0, -1].float(), hidden_E
 
 

@@ -18,6 +18,7 @@ _QWEN4 = {
     "indexer_compress_ratio": 8,
     "ple_embed_dim": 256,
     "ple_layer_ids": [1],
+    "eos_token_id": 2,
     "ngram_vocab_size_base": 300,
 }
 
@@ -35,11 +36,10 @@ MADE_WITH: Mapping[str, Mapping[str, Any]] = {
     "deepseek_ocr2": {
         "text_config": {"num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 6}
     },
-    "diffusion_gemma": {"text_config": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 512}},
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1},
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [22, 22, 20]}}},
-    "gemma4_assistant": {"text_config": {}},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
     "gemma4_unified_assistant": {"text_config": {}},
     "gemma4": {"text_config": {"hidden_size_per_layer_input": 0}},  # as the larger ones are published
     "granite4_vision": {

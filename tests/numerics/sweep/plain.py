@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from latentmas_ray.memory import LATENT, RecomputeInputs
 
@@ -69,6 +69,9 @@ class PlainSequence:
         kept = {"past_key_values": self._cache, "use_cache": True} if self._keeps_cache else {"use_cache": False}
         output = self._model(**inputs, **kept, output_hidden_states=True)
         self._cache = getattr(output, "past_key_values", None)
+        if self._keeps_cache and self._cache is None:  # a family that makes none itself
+            self._cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+            return self._take(**inputs)
         self.hidden_E = output.hidden_states[-1][0, -1]
         self.logits_V = output.logits[0, -1].float()
         return self
