@@ -21,7 +21,7 @@ from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.abilities.cache_dims import dims_of
 from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
 from latentmas_ray.models.devices import choose_device
-from latentmas_ray.models.kv_spec import keeps_states, max_positions
+from latentmas_ray.models.kv_spec import keeps_states, largest_window, max_positions
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import translated, warn_without_template
 from latentmas_ray.parallel.ranks import ALONE, Ranks
@@ -83,6 +83,11 @@ class GivenModel:
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if its configuration has none."""
         return max_positions(self._model.config)
+
+    @property
+    def window(self) -> int | None:
+        """The largest sliding window, if all of its layers have one; else None."""
+        return largest_window(self._model.config)
 
     @property
     def keeps_states(self) -> bool:

@@ -125,6 +125,16 @@ def keeps_states(config: PretrainedConfig) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
+def largest_window(config: PretrainedConfig) -> int | None:
+    """The largest sliding window of a model whose layers all have one, according to its configuration; None for one
+    with a layer that sees everything, or keeps a state."""
+    windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text_config(config)).layers]
+    if not windows or any(type(window) is not int for window in windows):
+        return None
+    limit, largest = max_positions(config), max(windows)
+    return largest if limit is None or largest < limit else None
+
+
 def check_attention(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a configuration of no decoder, of layers of unknown kinds, or of a model without rotary
     positions."""

@@ -24,6 +24,7 @@ class Workload:
     latent_steps: int = 40
     max_new_tokens: int = 256
     keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
+    window: int | None = None  # of the prompts only the last `window` − 1 positions are handed over
     steps_may_stop: bool = False  # a question may think fewer latent steps; all are counted
     thoughts_read_vocabulary: bool = False  # each latent step has a projection to the vocabulary, too
     samples: int = 1  # texts of each answering agent for a question
@@ -138,4 +139,6 @@ def _segment_tokens(agent: Agent, workload: Workload) -> int:
     share = workload.keep if agent.keep is None else agent.keep
     sinks = int(agent.hands_over == "latents+sink")
     prompt = sinks if agent.hands_over in LATENT_PARTS else share_of(share, workload.prompt_tokens)
+    if workload.window is not None:
+        prompt = min(prompt, max(1, workload.window - 1))
     return prompt + (0 if agent.hands_over == "prompt" else _steps(agent, workload))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, ModelError
-from latentmas_ray.models.names import absolute_name, check_name, known_positions, known_states
+from latentmas_ray.models.names import absolute_name, check_name, known_positions, known_states, known_window
 from latentmas_ray.placement import ModelDims, known_dims
 from latentmas_ray.topology import AgentModel, Team, Topology
 
@@ -110,6 +110,14 @@ class RunModels:
             return dict.fromkeys(self.team.by_agent, self.model.max_positions)
         known = {one: known_positions(self.places[one.name], one.revision or None) for one in self.team.models}
         return {agent: known[one] for agent, one in self.team.by_agent.items()}
+
+    def window_of(self, agent: str) -> int | None:
+        """Return the largest sliding window of an agent's model, if all of its layers have one; else None. Raises
+        ModelError."""
+        if not isinstance(self.model, str):
+            return self.model.window
+        one = self.team.by_agent[agent]
+        return known_window(self.places[one.name], one.revision or None)
 
     def with_states(self) -> frozenset[str]:
         """Return the agents whose models have layers that keep states. Raises ModelError."""
