@@ -48,6 +48,7 @@ def model_checks(found: "Abilities") -> Iterator[Check]:
     yield Check(Mark.WARN if obstacle else Mark.OK, "vLLM", prospect)
     if found.sees_images:
         yield Check(Mark.WARN, "images", "not read: its text decoder answers questions of text alone")
+    yield Check(Mark.OK if found.weights.startswith("complete") else Mark.WARN, "weights", found.weights)
     if not found.has_template:
         yield Check(Mark.WARN, "chat template", "none, as base models have: prompts are given as plain paragraphs")
 
@@ -84,6 +85,7 @@ def abilities_json(found: "Abilities") -> dict[str, Any]:
         "vllm": obstacle is None,
         "vllm_note": obstacle or vllm_prospect(found.architecture),
         "reads_images": False,
+        "weights": found.weights,
         "has_chat_template": found.has_template,
     }
 

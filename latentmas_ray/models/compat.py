@@ -53,6 +53,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         check_tokenizer(tokenizer, model, name)
+        check_ids(model, name)
         chat.check_template()
         return probe(lm)
     except LatentMASError:
@@ -141,20 +142,27 @@ def check_build(model: PreTrainedModel, name: str) -> None:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
-    """Raises ModelError unless the tokenizer works, and the model has an embedding for every id that the tokenizer or
-    a configuration knows: a lookup beyond the embeddings ends a process on a GPU.
+    """Raises ModelError unless the tokenizer works, and the model has an embedding for every id that it knows: a lookup
+    beyond the embeddings ends a process on a GPU."""
+    check_fits(tokenizer, model.get_input_embeddings().weight.shape[0], name)
 
-    transformers makes an empty tokenizer up where a folder has none.
-    """
+
+def check_fits(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, name: str) -> None:
+    """Raises ModelError unless the tokenizer works and knows ids below `num_embeddings` alone. transformers makes an
+    empty tokenizer up where a folder has none."""
     ids = tokenizer("Question 1", add_special_tokens=False)["input_ids"]
     if not ids or not tokenizer.decode(list(ids), skip_special_tokens=True).strip():
         raise ModelError("model", name, "its tokenizer must be there and turn text into tokens and back")
-    num_embeddings = model.get_input_embeddings().weight.shape[0]
     token, highest = max(tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
     if (top := max(highest, *ids)) >= num_embeddings:
         which = f"token {top} ({token!r})" if top == highest else f"token {top}"
         expected = f"its tokenizer must fit: {which}, but the model has {num_embeddings} embeddings, 0 to"
         raise ModelError("model", name, f"{expected} {num_embeddings - 1}; resize them to the tokenizer")
+
+
+def check_ids(model: PreTrainedModel, name: str) -> None:
+    """Raises ModelError unless the model has an embedding for every id that a configuration names."""
+    num_embeddings = model.get_input_embeddings().weight.shape[0]
     for field, top in _configured_ids(model):
         if top >= num_embeddings:
             expected = f"its {field} must be one of its {num_embeddings} embeddings, 0 to {num_embeddings - 1}; it is"

@@ -19,7 +19,7 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.abilities.cache_dims import dims_of
-from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
+from latentmas_ray.models.compat import check_build, check_config, check_ids, check_tokenizer, weights_revision, wrap
 from latentmas_ray.models.devices import choose_device
 from latentmas_ray.models.kv_spec import keeps_states, largest_window, max_positions
 from latentmas_ray.models.language_model import LanguageModel
@@ -52,6 +52,7 @@ class GivenModel:
             check_config(model.config, self.name)
             check_build(model, self.name)
             check_tokenizer(tokenizer, model, self.name)
+            check_ids(model, self.name)
         if any(hasattr(weight, "device_mesh") for weight in model.parameters()):
             expected = f"all its weights must be in this process, and it is divided over several; {_GIVE_A_NAME}"
             raise ModelError("model", self.name, expected)

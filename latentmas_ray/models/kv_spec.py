@@ -25,6 +25,7 @@ _NO_ROPE = (
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
 _WITH_KEYS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
 _LAYER_TYPES = _WITH_KEYS | {"linear_attention", "mamba", "conv", "moe", "mlp"}
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 _COUNTS_OF_LAYERS = ("num_hidden_layers", "num_layers", "layers_block_type")
 _FIELDS = (
     "num_attention_heads",
@@ -144,6 +145,7 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
         parts = ", ".join(key for key in whole.sub_configs if getattr(whole, key, None) is not None)
         made_of = f": it is made of parts ({parts})" if parts else ""
         raise ModelError("model", name, f"{expected} no num_hidden_layers{made_of}")
+    _check_sizes(config, name)
     kinds = set(getattr(config, "layer_types", None) or ())
     if other := sorted(kinds - _LAYER_TYPES):
         expected = "its layers must take in what is before a token: all of it, a sliding window of it, or as a state;"
@@ -159,6 +161,13 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
         raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))})")
     if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
         raise ModelError("model", name, _NO_ROPE)
+
+
+def _check_sizes(config: PretrainedConfig, name: str) -> None:
+    for field in _SIZES:
+        value = vars(config).get(field)
+        if type(value) is int and value < 1:
+            raise ModelError("model", name, f"the sizes in its configuration must be at least 1; {field} is {value}")
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:

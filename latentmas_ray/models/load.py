@@ -155,6 +155,21 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
     return model
 
 
+def check_weights(name: str) -> str:
+    """Compare the names and shapes of a folder's weights with its configuration, from the headers of their files alone.
+    Returns what was found, in a few words. Raises ModelError for weights that are incomplete, of other shapes, or
+    damaged."""
+    path = find_path(name)
+    if path is None:
+        return "not looked at: of a hub id they would be fetched"
+    if not any(one.suffix in (".safetensors", ".bin") or one.name.endswith(".index.json") for one in path.iterdir()):
+        return "none in this folder: a run needs them"
+    if getattr(_read_config(name, None), "quantization_config", None) is not None:
+        return "not looked at: they are quantised"
+    _load_weights(name, "auto", {"device_map": {"": torch.device("meta")}}, None)
+    return "complete, with the shapes of its configuration"
+
+
 def auto_class(config: PretrainedConfig) -> Any:
     """The transformers class that makes the model of a configuration: of a vision-language model that has no class for
     text alone it is the whole model. Raises ValueError for another kind of model."""
@@ -194,6 +209,8 @@ def translated(name: str, expected: str) -> Iterator[None]:
     except Exception as error:  # the libraries below have no common root: tokenizers raises plain Exception
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        if isinstance(error, KeyError):
+            reason = f"a file has no {error}"
         if "weights_only" in str(error):  # torch advises to run what is in the file
             reason = "they are a pickle that holds more than tensors, which is never loaded; save them as safetensors"
         if "trust_remote_code" in str(error):

@@ -12,11 +12,11 @@ from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.abilities.shrink import shrink
 from latentmas_ray.models.abilities.sizes import full_layers
-from latentmas_ray.models.compat import check_config, wrap
+from latentmas_ray.models.compat import check_config, check_fits, wrap
 from latentmas_ray.models.devices import check_divisible
 from latentmas_ray.models.kv_spec import config_dims, position_limit, text_config
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.load import auto_class, load_tokenizer, read_config, translated
+from latentmas_ray.models.load import auto_class, check_weights, load_tokenizer, read_config, translated
 from latentmas_ray.models.presets import tiny_tokenizer
 
 _SEED = 1
@@ -37,6 +37,7 @@ class Abilities:
     num_experts: int = 0
     sees_images: bool = False  # a vision-language model, of which the text decoder is used
     has_template: bool = False
+    weights: str = ""  # what the headers of its files show
     ranks: tuple[int, ...] = (1,)  # numbers of tensor-parallel ranks that can divide it
     no_ranks: str = ""  # why it cannot be divided
 
@@ -45,7 +46,7 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
     """Find what a model can do; `name` is `tiny`, `small`, a folder or a hub id, `dtype` auto keeps the model's own.
 
     A model that cannot collaborate has a `refusal`. Raises ModelError where there is no model: for a wrong name or
-    folder, a configuration or a tokenizer that does not load.
+    folder, a configuration or a tokenizer that does not load, and weights that are not those of the configuration.
     """
     config = read_config(name, revision)
     tokenizer = load_tokenizer(name, revision)
@@ -57,6 +58,8 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
     except ModelError as error:
         return Abilities(**known, refusal=error.expected)
     ranks, no_ranks = _ranks(config, spec, name)
+    check_fits(tokenizer, text_config(config).vocab_size, name)
+    weights = check_weights(name)
     limit = position_limit(config)
     return Abilities(
         **known,
@@ -66,6 +69,7 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
         num_experts=_num_experts(config),
         sees_images=text_config(config) is not config,
         has_template=bool(tokenizer.chat_template),
+        weights=weights,
         ranks=ranks,
         no_ranks=no_ranks,
         no_merge=spec.why_no_merge,

@@ -91,7 +91,7 @@ def shrink(config: PretrainedConfig, *, keeps_cache: bool = False, is_text: bool
             own = shrink(part, keeps_cache=keeps_cache, is_text=is_text_part).to_dict()
             small[name] = {key: value for key, value in own.items() if key not in _OF_THE_BASE}
     if is_text and "vocab_size" in values:
-        small.update(pad_token_id=0, eos_token_id=2)
+        small.update(vocab_size=VOCABULARY, pad_token_id=0, eos_token_id=2)
     quirk = QUIRKS.get(str(values.get("model_type")), {})
     if keeps_cache:  # sizes stay
         quirk = {name: value for name, value in quirk.items() if name in _OF_LAYERS}

@@ -43,8 +43,9 @@ class Recorder:
 
     def called(self, module: nn.Module, mask: Tensor | None, extras: Mapping[str, Any]) -> None:
         """Note that a layer's attention was called with this mask, and with other arguments by name."""
-        layer = number_of(module) if self._updated is None else self._updated
-        self._updated = None
+        layer, self._updated = self._updated, None
+        if layer is None:  # of a block that several layers share, and that has no number, it does not matter here
+            layer = number_of(module) if module.layer_idx is not None else -1
         self.seen[layer] = mask
         # Without a mask transformers computes what `is_causal` says, and most masks are left out where they are causal.
         if not getattr(module, "is_causal", True) or (mask is not None and shows_later(mask)):

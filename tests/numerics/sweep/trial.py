@@ -22,6 +22,7 @@ from latentmas_ray.models.abilities.cache_dims import dims_of
 from latentmas_ray.models.abilities.find import full_spec
 from latentmas_ray.models.compat import check_config
 from latentmas_ray.models.load import auto_class, load_model
+from latentmas_ray.vllm.families import vllm_obstacle
 from tests.cases.memory import take
 from tests.cases.wire import from_bytes, to_bytes
 from tests.numerics.sweep.listing import Family
@@ -50,6 +51,7 @@ class Outcome:
     merge: str = ""  # why branches cannot be merged; empty if they can
     cache: str = ""
     bytes_per_token: int = 0
+    vllm: str = ""  # why vLLM cannot be given its memory; empty if it can be tried
     errors: Mapping[str, float] = field(default_factory=dict)
     where: str = ""  # the traceback of a fault
 
@@ -130,6 +132,7 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
     kinds = Counter(str(layer).replace(" float32", "") for layer in lm.spec.layers)
     cache = "; ".join(f"{count} × ({kind})" for kind, count in kinds.items())
     facts = {"merge": merge, "cache": cache, "bytes_per_token": lm.spec.bytes_per_token, "errors": errors}
+    facts["vllm"] = vllm_obstacle(lm.spec) or ""
     outcome = Outcome(**known, kind="works", **facts)
     wrong = [f"{name} {error:.2g}" for name, error in errors.items() if not error <= TOLERANCE]
     return replace(outcome, kind="fault", reason=f"computes something else: {', '.join(wrong)}") if wrong else outcome
