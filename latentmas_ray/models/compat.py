@@ -66,7 +66,9 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
 def check_config(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
+        raise ModelError(
+            "model", name, "it must be decoder-only; this is an encoder-decoder, whose memory is of two kinds"
+        )
     check_attention(config, name)
 
 

@@ -25,6 +25,9 @@ _NO_ROPE = (
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
 _WITH_KEYS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
 _LAYER_TYPES = _WITH_KEYS | {"linear_attention", "mamba", "conv", "moe", "mlp"}
+_NO_ID = (
+    "token's id (per-layer embeddings), and a thought has no id: use a size of the family without, as larger ones are"
+)
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 _COUNTS_OF_LAYERS = ("num_hidden_layers", "num_layers", "layers_block_type")
 _FIELDS = (
@@ -129,8 +132,9 @@ def keeps_states(config: PretrainedConfig) -> bool:
 def largest_window(config: PretrainedConfig) -> int | None:
     """The largest sliding window of a model whose layers all have one, according to its configuration; None for one
     with a layer that sees everything, or keeps a state."""
-    windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text_config(config)).layers]
-    if not windows or any(type(window) is not int for window in windows):
+    layers = DynamicCache(config=text_config(config)).layers
+    windows = [window for layer in layers if isinstance(window := getattr(layer, "sliding_window", None), int)]
+    if not windows or len(windows) < len(layers):
         return None
     limit, largest = max_positions(config), max(windows)
     return largest if limit is None or largest < limit else None
@@ -155,10 +159,10 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
         raise ModelError("model", name, expected)
     if size := getattr(config, "hidden_size_per_layer_input", None):
         expected = f"its layers must take in embeddings alone; each layer of this one also gets {size} numbers by the"
-        raise ModelError("model", name, f"{expected} token's id (per-layer embeddings), and a thought has no id")
+        raise ModelError("model", name, f"{expected} {_NO_ID}")
     if kinds and not kinds & _WITH_KEYS:
         expected = "at least one of its layers must attend to tokens; all of this one keep states instead"
-        raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))})")
+        raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))}): use a hybrid with some attention")
     if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
         raise ModelError("model", name, _NO_ROPE)
 

@@ -24,7 +24,7 @@ def find_windows(seen: Recorder, has_keys: Sequence[bool], limit: int | None, na
     num_layers = len(has_keys)
     if away := [layer for layer in range(num_layers) if has_keys[layer] and layer not in seen.seen]:
         expected = "the attention of all its layers must go through transformers' attention interface; that of"
-        raise ModelError("model", name, f"{expected} layer {away[0]} does not")
+        raise ModelError("model", name, f"{expected} layer {away[0]} does not: use a family of which it does, as most")
     if seen.two_sided:
         raise ModelError("model", name, f"{_ONE_SIDED}; layer {min(seen.two_sided)} also sees what comes after")
     most = min(limit or _MOST, _MOST)
