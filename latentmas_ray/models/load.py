@@ -54,7 +54,7 @@ def load_model(
     if ranks.shard != WHOLE:
         return _load_shard(name, dtype, device, ranks, revision)
     place = choose_device(device)
-    model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place, revision)}, revision)
+    model = load_weights(name, dtype, {"device_map": _device_map(name, dtype, place, revision)}, revision)
     lm = wrap(model, load_tokenizer(name, revision), name)
     warn_without_template(lm)
     return lm
@@ -67,7 +67,7 @@ def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str 
         config = load_config(name, revision)
         check_divisible(config, name, num_ranks)
         tokenizer = load_tokenizer(name, revision)
-        model = _load_weights(name, dtype, shard_arguments(config, num_ranks), revision)
+        model = load_weights(name, dtype, shard_arguments(config, num_ranks), revision)
     lm = wrap(model, tokenizer, name, ranks)
     warn_without_template(lm)
     return lm
@@ -127,7 +127,7 @@ def _read_config(name: str, revision: str | None) -> PretrainedConfig:
     return AutoConfig.from_pretrained(location_of(name), trust_remote_code=False, **_at(revision))
 
 
-def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
+def load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
     """Load the weights. `where` holds the arguments of `from_pretrained` for devices or ranks."""
     check_name(name, revision)
     with translated(name, "its weights must load"):
@@ -153,21 +153,6 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
         )
         raise ModelError("model", name, expected)
     return model
-
-
-def check_weights(name: str) -> str:
-    """Compare the names and shapes of a folder's weights with its configuration, from the headers of their files alone.
-    Returns what was found, in a few words. Raises ModelError for weights that are incomplete, of other shapes, or
-    damaged."""
-    path = find_path(name)
-    if path is None:
-        return "not looked at: of a hub id they would be fetched"
-    if not any(one.suffix in (".safetensors", ".bin") or one.name.endswith(".index.json") for one in path.iterdir()):
-        return "none in this folder: a run needs them"
-    if getattr(_read_config(name, None), "quantization_config", None) is not None:
-        return "not looked at: they are quantised"
-    _load_weights(name, "auto", {"device_map": {"": torch.device("meta")}}, None)
-    return "complete, with the shapes of its configuration"
 
 
 def auto_class(config: PretrainedConfig) -> Any:

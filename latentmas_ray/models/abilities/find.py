@@ -12,11 +12,12 @@ from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.abilities.shrink import shrink
 from latentmas_ray.models.abilities.sizes import full_layers
+from latentmas_ray.models.abilities.weights import check_weights
 from latentmas_ray.models.compat import check_config, check_fits, wrap
 from latentmas_ray.models.devices import check_divisible
 from latentmas_ray.models.kv_spec import config_dims, position_limit, text_config
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.load import auto_class, check_weights, load_tokenizer, read_config, translated
+from latentmas_ray.models.load import auto_class, load_tokenizer, read_config, translated
 from latentmas_ray.models.presets import tiny_tokenizer
 
 _SEED = 1

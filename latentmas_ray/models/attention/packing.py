@@ -195,18 +195,13 @@ class Packing:
         """The layer that a call of attention is for: the one whose cache was just updated, because a block that several
         layers share has no number, or that of its first layer; else the module's own."""
         layer, self.updated = self.updated, None
-        return number_of(module) if layer is None else layer
+        return int(module.layer_idx) if layer is None else layer  # type: ignore[arg-type]  # an int
 
     def window(self, layer: int) -> tuple[int | None, Tensor | None]:
         """A layer's window and its slots' positions [B, S]; (None, None) for one that sees everything."""
         if self.positions is None or self._windows[layer] is None:
             return None, None
         return self._windows[layer], self.positions.of(layer)
-
-
-def number_of(module: nn.Module) -> int:
-    """The number of the layer that an attention module belongs to, as transformers has set it."""
-    return int(module.layer_idx)  # type: ignore[arg-type]  # an int
 
 
 _CURRENT: ContextVar[Packing | None] = ContextVar("packing", default=None)

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.masking_utils import sdpa_mask
 
-from latentmas_ray.models.attention.packing import number_of
-
 _PLAIN = {"position_ids", "cache_position"}  # tensors that many families pass on, and no attention here needs
 MaskFunction = Callable[..., Tensor]  # (batch, head, query position, key position) → whether it is seen
 
@@ -45,7 +43,7 @@ class Recorder:
         """Note that a layer's attention was called with this mask, and with other arguments by name."""
         layer, self._updated = self._updated, None
         if layer is None:  # of a block that several layers share, and that has no number, it does not matter here
-            layer = number_of(module) if module.layer_idx is not None else -1
+            layer = -1 if module.layer_idx is None else int(module.layer_idx)  # type: ignore[arg-type]  # an int
         self.seen[layer] = mask
         # Without a mask transformers computes what `is_causal` says, and most masks are left out where they are causal.
         if not getattr(module, "is_causal", True) or (mask is not None and shows_later(mask)):
