@@ -68,6 +68,7 @@ class LocalRuntime:
         runners = list(self._runners.values())
         return RuntimeInfo(
             bytes_per_token=max(runner.spec.bytes_per_token for runner in runners),
+            state_bytes=max(runner.spec.state_bytes for runner in runners),
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
             description=", ".join(
                 filter(None, (f"all agents in this process on {runners[0].device}", threads, self._note))

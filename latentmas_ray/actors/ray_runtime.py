@@ -129,6 +129,7 @@ class RayRuntime:
         layout = self._manager.request.planner.layout
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
+            state_bytes=max(one.state_bytes for one in specs.values()),
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._cluster.bytes_in_flight({one.node_id for one in self._manager.loaded}),
             description=", ".join(

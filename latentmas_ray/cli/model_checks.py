@@ -35,6 +35,10 @@ def model_checks(found: "Abilities") -> Iterator[Check]:
     bound = f": {found.positions_bound}" if found.positions_bound else ""
     yield Check(Mark.WARN if bound else Mark.OK, "positions", f"{positions}{bound}")
     yield Check(Mark.OK, "window", _windows(spec))
+    if (seen := seen_tokens(spec)) is not None:
+        size = format_bytes(seen * spec.bytes_per_token)
+        said = f"--keep-by window hands over the last {seen:,} tokens of a prompt, {size}"
+        yield Check(Mark.OK, "seen", f"{said}: no layer sees more")
     if found.no_ranks:
         yield Check(Mark.WARN, "tp", f"1 alone: {found.no_ranks}")
     else:
@@ -44,6 +48,7 @@ def model_checks(found: "Abilities") -> Iterator[Check]:
     yield Check(Mark.WARN if obstacle else Mark.OK, "vLLM", prospect)
     if found.sees_images:
         yield Check(Mark.WARN, "images", "not read: its text decoder answers questions of text alone")
+    yield Check(Mark.OK if found.weights.startswith("complete") else Mark.WARN, "weights", found.weights)
     if not found.has_template:
         yield Check(Mark.WARN, "chat template", "none, as base models have: prompts are given as plain paragraphs")
 
@@ -74,13 +79,23 @@ def abilities_json(found: "Abilities") -> dict[str, Any]:
         "max_positions": found.max_positions,
         "positions_bound": found.positions_bound,
         "windows": [{"tokens": tokens, "layers": layers} for tokens, layers in _window_counts(found.spec)],
+        "seen_tokens_of_a_prompt": seen_tokens(found.spec),
         "tp": list(found.ranks),
         "no_tp": found.no_ranks,
         "vllm": obstacle is None,
         "vllm_note": obstacle or vllm_prospect(found.architecture),
         "reads_images": False,
+        "weights": found.weights,
         "has_chat_template": found.has_template,
     }
+
+
+def seen_tokens(spec: "KVCacheSpec") -> int | None:
+    """Return how many tokens of a prompt a reader can see at most; None where a layer sees all of them."""
+    windows = [layer.window for layer in spec.layers if layer.slot_tensors]
+    if spec.has_states or any(window is None for window in windows):
+        return None
+    return max(1, max(window for window in windows if window is not None) - 1)
 
 
 def _window_counts(spec: "KVCacheSpec") -> list[tuple[int, int]]:

@@ -27,8 +27,9 @@ SamplerName = Literal["counter", "engine"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
 # Whose attention chooses the positions of a prompt that are handed over: of the prompt's own last tokens, of those and
-# the thoughts, of the readers' prompts; or chance. And whether all layers keep the same ones.
-KeepBy = Literal["prompt", "thoughts", "reader", "random"]
+# the thoughts, of the readers' prompts; or chance; or those that a reader can see, where every layer has a window. And
+# whether all layers keep the same ones.
+KeepBy = Literal["prompt", "thoughts", "reader", "random", "window"]
 KeepLayers = Literal["shared", "own"]
 GuardName = Literal["off", "warn", "drop", "text"]
 TransferMode = Literal["kv", "recompute", "auto"]

@@ -248,7 +248,7 @@ class TransferConfig(ConfigPart):
     keep_by: Annotated[KeepBy, Since(before="prompt")] = Field(
         default="prompt",
         description="whose attention chooses them: the prompt's last tokens, these and the thoughts, or its readers; "
-        "random: chance, as a control",
+        "random: chance, as a control; window: without a share, what can be seen if all layers have a sliding window",
     )
     keep_layers: Annotated[KeepLayers, Since(before="shared")] = Field(
         default="shared", description="whether all layers keep the same positions, or each its own"

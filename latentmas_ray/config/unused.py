@@ -41,7 +41,8 @@ class RunSetting:
     @property
     def keeps_all(self) -> bool:
         """Whether every latent agent hands over all positions of its prompt."""
-        return all((self.config.keep if own is None else own) == 1.0 for own in self.own_shares)
+        shares = (self.config.keep if own is None else own for own in self.own_shares)
+        return self.config.keep_by != "window" and all(share == 1.0 for share in shares)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -193,6 +194,12 @@ UNUSED = (
         when=lambda run: run.config.keep_by == "random",
         cause="keep_by",
         why="chance chooses once for all layers",
+    ),
+    UnusedFields(
+        fields=("keep_layers",),
+        when=lambda run: run.config.keep_by == "window",
+        cause="keep_by",
+        why="all layers keep what is seen through the largest window",
     ),
     UnusedFields(
         fields=("overlap",),

@@ -7,6 +7,8 @@ squares; one choice for all heads, and by default for all layers (the mass is th
 one tensor; the attention sink is always kept (Xiao et al. 2023, arXiv 2309.17453); and the observers may be a reader's
 prompt. Everything after the prompt is kept. No position changes, and nothing is trained.
 
+Where every layer has a sliding window, `by="window"` keeps what a reader can see: exact, and no share is chosen.
+
 Dimensions: L layers, T tokens of a prompt.
 """
 
@@ -45,6 +47,10 @@ class Eviction:
         if rule is None:
             session.prefill(self._prompts)
             return
+        if rule.by == "window":
+            session.prefill(self._prompts)
+            self._keep_seen()
+            return
         if rule.by in ("prompt", "thoughts"):
             ends = [start + len(ids) for start, ids in zip(self._starts, self._prompts, strict=True)]
             self._observed = AttentionMass([max(0, end - NUM_OBSERVERS) for end in ends])
@@ -79,6 +85,17 @@ class Eviction:
         num_layers = self._session.lm.spec.num_layers
         by_layer = [list(layer) for layer in zip(*by_question, strict=True)]
         self._session.keep(by_layer * num_layers if len(by_layer) == 1 else by_layer)
+
+    def _keep_seen(self) -> None:
+        """Keep the last W − 1 positions of each prompt, W the largest window of a layer: a reader begins at or after
+        the prompt's end in every merge, and a token at p sees positions above p − W. All, if a layer has no window."""
+        spec = self._session.lm.spec
+        windows = [layer.window for layer in spec.layers if layer.slot_tensors]
+        if any(window is None for window in windows):
+            return
+        most = max(1, max(window for window in windows if window is not None) - 1)
+        choice = [((max(0, len(ids) - most), len(ids)),) for ids in self._prompts]
+        self._session.keep([choice] * spec.num_layers)
 
     def _mass(self, observed: AttentionMass | None = None) -> list[Tensor]:
         """What the observers paid to each question's prompt, [L, T]."""

@@ -65,7 +65,7 @@ class GivenMemory:
 class KeepRule:
     """How an agent chooses the positions of its prompt that it hands over; see `engine.eviction`."""
 
-    share: float  # of the positions, in (0, 1)
+    share: float  # of the positions, in (0, 1); 1 if a window decides
     by: KeepBy = "prompt"
     layers: KeepLayers = "shared"
     readers: tuple[tuple[Prompt, ...], ...] = ()  # if readers choose: of each, its prompt for every question

@@ -71,7 +71,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     @property
     def num_touched_bytes(self) -> int:
         """Bytes that were written since the cache was zeroed: on a CPU the memory that it uses."""
-        return sum(self._num_touched) * self.spec.bytes_per_token
+        num_rows = sum(map(bool, self._num_touched))
+        return sum(self._num_touched) * self.spec.bytes_per_token + num_rows * self.spec.state_bytes
 
     @property
     def has_views(self) -> bool:
@@ -157,6 +158,14 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             layer.packing = packing
             layer.begin_call(call)
         return packing
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append new tokens to a layer, see `SlotLayer.update`, and note it as the one whose attention follows."""
+        self.layers[layer_idx].packing.updated = layer_idx
+        updated: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return updated
 
     def end_step(self) -> None:
         """Make the tokens of the finished forward valid."""

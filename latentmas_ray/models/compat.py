@@ -1,6 +1,8 @@
 """Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
+import re
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,13 +17,26 @@ from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.kv_spec import check_attention, probed_spec, text_config
-from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.language_model import LanguageModel, decoder_of
 from latentmas_ray.models.layers import cached_layers
 from latentmas_ray.models.probe import probe
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
 # What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+_TEXT_INPUTS = {
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "use_cache",
+    "labels",
+    "logits_to_keep",
+    "kwargs",
+}
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, ranks: Ranks = ALONE) -> LanguageModel:
@@ -32,11 +47,13 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
     """
     try:
         check_config(model.config, name)
+        model = _language_part(model)
         check_build(model, name)
         model.eval().requires_grad_(False)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         check_tokenizer(tokenizer, model, name)
+        check_ids(model, name)
         chat.check_template()
         return probe(lm)
     except LatentMASError:
@@ -49,7 +66,9 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
 def check_config(config: PretrainedConfig, name: str) -> None:
     """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
+        raise ModelError(
+            "model", name, "it must be decoder-only; this is an encoder-decoder, whose memory is of two kinds"
+        )
     check_attention(config, name)
 
 
@@ -68,10 +87,24 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
     return ranks.broadcast_from_rank0(digest.hexdigest)
 
 
+def _language_part(model: PreTrainedModel) -> PreTrainedModel:
+    """The part that answers text: the whole model, or a causal language model in it that has the projection."""
+    if model.get_output_embeddings() is not None:
+        return model
+    parts = (child for child in model.children() if isinstance(child, PreTrainedModel))
+    return next((part for part in parts if part.get_output_embeddings() is not None), model)
+
+
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     with torch.inference_mode(), ranks.collective():
         device, token = model.get_input_embeddings().weight.device, text_config(model.config).vocab_size // 2
-        layers = cached_layers(model.get_decoder(), device, token)
+        try:
+            layers = cached_layers(decoder_of(model), device, token, name)
+        except _UNUSUAL as error:
+            if (needed := _named_inputs(model, error)) is None:
+                raise
+            expected = f"it must answer text alone, and each forward of {type(model).__name__} needs"
+            raise ModelError("model", name, f"{expected} {needed}: use a model that also works without") from error
     return probed_spec(
         model.config,
         name,
@@ -81,6 +114,13 @@ def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
         weights_revision=weights_revision(model, ranks),
         shard=ranks.shard,
     )
+
+
+def _named_inputs(model: PreTrainedModel, error: Exception) -> str | None:
+    """The inputs besides text that an error of a forward asks for; None if it names none."""
+    inputs = [name for name in signature(model.forward).parameters if name not in _TEXT_INPUTS]
+    named = sorted({name for name in inputs if re.search(rf"\b{name}\b", str(error))})
+    return " or ".join(named) if named else None
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:
@@ -104,20 +144,27 @@ def check_build(model: PreTrainedModel, name: str) -> None:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
-    """Raises ModelError unless the tokenizer works, and the model has an embedding for every id that the tokenizer or
-    a configuration knows: a lookup beyond the embeddings ends a process on a GPU.
+    """Raises ModelError unless the tokenizer works, and the model has an embedding for every id that it knows: a lookup
+    beyond the embeddings ends a process on a GPU."""
+    check_fits(tokenizer, model.get_input_embeddings().weight.shape[0], name)
 
-    transformers makes an empty tokenizer up where a folder has none.
-    """
+
+def check_fits(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, name: str) -> None:
+    """Raises ModelError unless the tokenizer works and knows ids below `num_embeddings` alone. transformers makes an
+    empty tokenizer up where a folder has none."""
     ids = tokenizer("Question 1", add_special_tokens=False)["input_ids"]
     if not ids or not tokenizer.decode(list(ids), skip_special_tokens=True).strip():
         raise ModelError("model", name, "its tokenizer must be there and turn text into tokens and back")
-    num_embeddings = model.get_input_embeddings().weight.shape[0]
     token, highest = max(tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
     if (top := max(highest, *ids)) >= num_embeddings:
         which = f"token {top} ({token!r})" if top == highest else f"token {top}"
         expected = f"its tokenizer must fit: {which}, but the model has {num_embeddings} embeddings, 0 to"
         raise ModelError("model", name, f"{expected} {num_embeddings - 1}; resize them to the tokenizer")
+
+
+def check_ids(model: PreTrainedModel, name: str) -> None:
+    """Raises ModelError unless the model has an embedding for every id that a configuration names."""
+    num_embeddings = model.get_input_embeddings().weight.shape[0]
     for field, top in _configured_ids(model):
         if top >= num_embeddings:
             expected = f"its {field} must be one of its {num_embeddings} embeddings, 0 to {num_embeddings - 1}; it is"

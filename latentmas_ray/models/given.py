@@ -18,12 +18,14 @@ from latentmas_ray.config import RuntimeName
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import from_raw, raw_bytes
-from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
+from latentmas_ray.models.abilities.cache_dims import dims_of
+from latentmas_ray.models.compat import check_build, check_config, check_ids, check_tokenizer, weights_revision, wrap
 from latentmas_ray.models.devices import choose_device
-from latentmas_ray.models.kv_spec import keeps_states, max_positions
+from latentmas_ray.models.kv_spec import keeps_states, largest_window, max_positions
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import translated, warn_without_template
 from latentmas_ray.parallel.ranks import ALONE, Ranks
+from latentmas_ray.placement.model_dims import ModelDims
 
 ModelObject = PreTrainedModel
 TokenizerObject = PreTrainedTokenizerBase
@@ -50,6 +52,7 @@ class GivenModel:
             check_config(model.config, self.name)
             check_build(model, self.name)
             check_tokenizer(tokenizer, model, self.name)
+            check_ids(model, self.name)
         if any(hasattr(weight, "device_mesh") for weight in model.parameters()):
             expected = f"all its weights must be in this process, and it is divided over several; {_GIVE_A_NAME}"
             raise ModelError("model", self.name, expected)
@@ -73,15 +76,19 @@ class GivenModel:
         """The digest in its KV spec: equal to that of the same weights loaded from a folder, if the dtype is equal."""
         return weights_revision(self._model)
 
-    def config_values(self) -> dict[str, Any]:
-        """Return its configuration."""
-        values: dict[str, Any] = self._model.config.to_dict()
-        return values
+    def dims(self) -> ModelDims:
+        """Return its sizes. Raises ModelError."""
+        return dims_of(self._model.config, self.name)
 
     @property
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if its configuration has none."""
         return max_positions(self._model.config)
+
+    @property
+    def window(self) -> int | None:
+        """The largest sliding window, if all of its layers have one; else None."""
+        return largest_window(self._model.config)
 
     @property
     def keeps_states(self) -> bool:

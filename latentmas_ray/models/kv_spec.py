@@ -25,6 +25,11 @@ _NO_ROPE = (
 # summed up in a state. What a layer sees is read off its mask, and what it caches off its cache.
 _WITH_KEYS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
 _LAYER_TYPES = _WITH_KEYS | {"linear_attention", "mamba", "conv", "moe", "mlp"}
+_NO_ID = (
+    "token's id (per-layer embeddings), and a thought has no id: use a size of the family without, as larger ones are"
+)
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+_COUNTS_OF_LAYERS = ("num_hidden_layers", "num_layers", "layers_block_type")
 _FIELDS = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -124,9 +129,27 @@ def keeps_states(config: PretrainedConfig) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
+def largest_window(config: PretrainedConfig) -> int | None:
+    """The largest sliding window of a model whose layers all have one, according to its configuration; None for one
+    with a layer that sees everything, or keeps a state."""
+    layers = DynamicCache(config=text_config(config)).layers
+    windows = [window for layer in layers if isinstance(window := getattr(layer, "sliding_window", None), int)]
+    if not windows or len(windows) < len(layers):
+        return None
+    limit, largest = max_positions(config), max(windows)
+    return largest if limit is None or largest < limit else None
+
+
 def check_attention(config: PretrainedConfig, name: str) -> None:
-    """Raises ModelError for a configuration of layers of unknown kinds, or of a model without rotary positions."""
-    config = text_config(config)
+    """Raises ModelError for a configuration of no decoder, of layers of unknown kinds, or of a model without rotary
+    positions."""
+    whole, config = config, text_config(config)
+    if not any(hasattr(config, field) for field in _COUNTS_OF_LAYERS):
+        expected = "it must be a language model with one stack of decoder layers, and the configuration of this one has"
+        parts = ", ".join(key for key in whole.sub_configs if getattr(whole, key, None) is not None)
+        made_of = f": it is made of parts ({parts})" if parts else ""
+        raise ModelError("model", name, f"{expected} no num_hidden_layers{made_of}")
+    _check_sizes(config, name)
     kinds = set(getattr(config, "layer_types", None) or ())
     if other := sorted(kinds - _LAYER_TYPES):
         expected = "its layers must take in what is before a token: all of it, a sliding window of it, or as a state;"
@@ -136,12 +159,19 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
         raise ModelError("model", name, expected)
     if size := getattr(config, "hidden_size_per_layer_input", None):
         expected = f"its layers must take in embeddings alone; each layer of this one also gets {size} numbers by the"
-        raise ModelError("model", name, f"{expected} token's id (per-layer embeddings), and a thought has no id")
+        raise ModelError("model", name, f"{expected} {_NO_ID}")
     if kinds and not kinds & _WITH_KEYS:
         expected = "at least one of its layers must attend to tokens; all of this one keep states instead"
-        raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))})")
+        raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))}): use a hybrid with some attention")
     if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
         raise ModelError("model", name, _NO_ROPE)
+
+
+def _check_sizes(config: PretrainedConfig, name: str) -> None:
+    for field in _SIZES:
+        value = vars(config).get(field)
+        if type(value) is int and value < 1:
+            raise ModelError("model", name, f"the sizes in its configuration must be at least 1; {field} is {value}")
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:

@@ -18,6 +18,16 @@ from latentmas_ray.models.kv_spec import PositionLimit, position_limit, scales_b
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its vocabulary projection."""
+    decoder: nn.Module = model.get_decoder()
+    if isinstance(decoder, nn.Linear):  # ModernBERT calls the projection its decoder
+        decoder = model.base_model
+    if decoder is model:  # Llama 4 without images has itself
+        decoder = next(child for child in model.children() if isinstance(child, PreTrainedModel))
+    return decoder
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded model and its tokenizer; created by `models.load_model`, or by `models.wrap` from existing objects.
@@ -33,16 +43,16 @@ class LanguageModel:
     ranks: Ranks = ALONE
     # Whether a layer's state is only continued by one token after another, as in transformers' Mamba.
     continues_singly: bool = False
-    # Whether the model scales its logits as its text configuration says; some vision-language models do not.
-    scales_logits: bool = True
+    # What the model does to the projection of a hidden state: c · tanh(f · x / c), or f · x without a cap c.
+    logit_factor: float = 1.0
+    logit_cap: float | None = None
+    # What the model multiplies the embeddings of token ids with, and not those that it is given.
+    embed_factor: float = 1.0
 
     @cached_property
     def decoder(self) -> nn.Module:
         """The model without its vocabulary projection."""
-        decoder: nn.Module = self.model.get_decoder()
-        if decoder is self.model:  # Llama 4 without images has itself
-            decoder = next(child for child in self.model.children() if isinstance(child, PreTrainedModel))
-        return decoder
+        return decoder_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +110,7 @@ class LanguageModel:
         """Input embeddings [B, T, E] of token ids, scaled as the model scales them."""
         with self.ranks.collective():
             embeds: Tensor = self.model.get_input_embeddings()(ids_BT.to(self.device))
-        return embeds
+        return embeds if self.embed_factor == 1.0 else embeds * self.embed_factor
 
     def input_embeddings(self) -> Tensor:
         """E_in [V, E], as the model feeds it to its first layer."""
@@ -162,16 +172,11 @@ class LanguageModel:
         return torch.zeros(1, 1, 1, 1, dtype=self.spec.torch_dtype, device=self.device)
 
     def logits(self, hidden_BE: Tensor) -> Tensor:
-        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap if `scales_logits`."""
+        """The vocabulary projection, fp32 [B, V], with the model's scaling and soft cap."""
         head = self.model.get_output_embeddings()
         with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
-        config = text_config(self.model.config)
-        if not self.scales_logits:
-            return logits
-        if getattr(config, "logits_scaling", None):
-            logits = logits / config.logits_scaling
-        if getattr(config, "logit_scale", None):
-            logits = logits * config.logit_scale
-        cap = getattr(config, "final_logit_softcapping", None)
+        if self.logit_factor != 1.0:
+            logits = logits * self.logit_factor
+        cap = self.logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits

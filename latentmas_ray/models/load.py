@@ -54,7 +54,7 @@ def load_model(
     if ranks.shard != WHOLE:
         return _load_shard(name, dtype, device, ranks, revision)
     place = choose_device(device)
-    model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place, revision)}, revision)
+    model = load_weights(name, dtype, {"device_map": _device_map(name, dtype, place, revision)}, revision)
     lm = wrap(model, load_tokenizer(name, revision), name)
     warn_without_template(lm)
     return lm
@@ -67,7 +67,7 @@ def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str 
         config = load_config(name, revision)
         check_divisible(config, name, num_ranks)
         tokenizer = load_tokenizer(name, revision)
-        model = _load_weights(name, dtype, shard_arguments(config, num_ranks), revision)
+        model = load_weights(name, dtype, shard_arguments(config, num_ranks), revision)
     lm = wrap(model, tokenizer, name, ranks)
     warn_without_template(lm)
     return lm
@@ -127,7 +127,7 @@ def _read_config(name: str, revision: str | None) -> PretrainedConfig:
     return AutoConfig.from_pretrained(location_of(name), trust_remote_code=False, **_at(revision))
 
 
-def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
+def load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
     """Load the weights. `where` holds the arguments of `from_pretrained` for devices or ranks."""
     check_name(name, revision)
     with translated(name, "its weights must load"):
@@ -142,7 +142,10 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
             **_at(revision),
         )
     if missing := sorted(report["missing_keys"]):  # transformers would use random ones, with a warning
-        raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")
+        expected = f"its weights must be complete: {len(missing)} are missing, like {missing[0]}"
+        if others := sorted(report["unexpected_keys"]):
+            expected += f"; its files have {len(others)} of another kind of model, like {others[0]}"
+        raise ModelError("model", name, expected)
     if report["mismatched_keys"]:
         key, found, wanted = sorted(report["mismatched_keys"])[0]
         expected = (
@@ -154,9 +157,11 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
 
 def auto_class(config: PretrainedConfig) -> Any:
     """The transformers class that makes the model of a configuration: of a vision-language model that has no class for
-    text alone it is the whole model."""
+    text alone it is the whole model. Raises ValueError for another kind of model."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"transformers has no causal language model of kind {config.model_type}")
     return AutoModelForCausalLM
 
 
@@ -189,6 +194,8 @@ def translated(name: str, expected: str) -> Iterator[None]:
     except Exception as error:  # the libraries below have no common root: tokenizers raises plain Exception
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        if isinstance(error, KeyError):
+            reason = f"a file has no {error}"
         if "weights_only" in str(error):  # torch advises to run what is in the file
             reason = "they are a pickle that holds more than tensors, which is never loaded; save them as safetensors"
         if "trust_remote_code" in str(error):

@@ -87,6 +87,17 @@ def known_states(name: str, revision: str | None = None) -> bool:
     return keeps_states(load_config(name, revision))
 
 
+def known_window(name: str, revision: str | None = None) -> int | None:
+    """The largest sliding window of a model that `check_name` has accepted, if all of its layers have one, from its
+    configuration alone; else None. Raises ModelError."""
+    if name in EMBEDDED_MODELS:
+        return None
+    from latentmas_ray.models.kv_spec import largest_window
+    from latentmas_ray.models.load import load_config
+
+    return largest_window(load_config(name, revision))
+
+
 def absolute_name(name: str) -> str:
     """The name for processes with another working directory: folders become absolute paths."""
     path = None if name in EMBEDDED_MODELS else find_path(name)

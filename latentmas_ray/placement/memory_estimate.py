@@ -24,6 +24,7 @@ class Workload:
     latent_steps: int = 40
     max_new_tokens: int = 256
     keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
+    window: int | None = None  # of the prompts only the last `window` − 1 positions are handed over
     steps_may_stop: bool = False  # a question may think fewer latent steps; all are counted
     thoughts_read_vocabulary: bool = False  # each latent step has a projection to the vocabulary, too
     samples: int = 1  # texts of each answering agent for a question
@@ -110,16 +111,13 @@ def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: W
     """
     agents = list(agents)
     num_rows = agents[0].num_rows if len(agents) == 1 else workload.batch_size
-    per_token = num_rows * model.bytes_per_token // tp
     samples = max(agent.samples for agent in agents)
-    if len(agents) == 1:
-        in_segments = agents[0].read_tokens + agents[0].handed_over_tokens
-    else:
-        in_segments = sum(agent.handed_over_tokens for agent in agents)
+    handed_over = [agent.handed_over_tokens for agent in agents if agent.handed_over_tokens]
+    segments = [*handed_over, *(tokens for _, tokens in agents[0].reads if len(agents) == 1)]
     return ActorMemory(
         weights_bytes=model.weights_bytes(tp),
-        kv_bytes=max(agent.cache_tokens for agent in agents) * per_token * samples,
-        segments_bytes=in_segments * per_token,
+        kv_bytes=num_rows * samples * model.memory_bytes(max(agent.cache_tokens for agent in agents)) // tp,
+        segments_bytes=num_rows * sum(map(model.memory_bytes, segments)) // tp,
         allowance_bytes=allowance_bytes(model, workload, num_rows * samples),
     )
 
@@ -141,4 +139,6 @@ def _segment_tokens(agent: Agent, workload: Workload) -> int:
     share = workload.keep if agent.keep is None else agent.keep
     sinks = int(agent.hands_over == "latents+sink")
     prompt = sinks if agent.hands_over in LATENT_PARTS else share_of(share, workload.prompt_tokens)
+    if workload.window is not None:
+        prompt = min(prompt, max(1, workload.window - 1))
     return prompt + (0 if agent.hands_over == "prompt" else _steps(agent, workload))

@@ -31,8 +31,20 @@ class AttentionDims:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheSizes:
+    """What the layers of a model cache, where they do not all cache a key and a value of one shape
+    (`models.abilities.cache_dims`)."""
+
+    token_numbers: int  # of one token in all layers, in the model's dtype
+    state_numbers: int  # of one question's states in all layers, in the model's dtype
+    fixed_state_bytes: int  # of one question's states in a dtype of their own
+    kinds: str  # what each layer caches, for a table
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelDims:
-    """The dimensions of a dense decoder. `stored_parameters`: the parameters in its files, if they are present."""
+    """The dimensions of a decoder. `stored_parameters`: the parameters in its files, if they are present. `cache`: what
+    its layers cache; None for keys and values, or latents, that are alike in all layers."""
 
     num_layers: int
     hidden_size: int
@@ -47,10 +59,16 @@ class ModelDims:
     latent_dim: int = 0
     rotary_key_dim: int = 0
     num_other_layers: int = 0
+    cache: CacheSizes | None = None
+    caches_alike: bool = True  # False: `cache` is needed, and a configuration's sizes do not say it
 
     @property
     def shared_out_parameters(self) -> int:
-        """Parameters that tensor-parallel ranks divide: attention 2·E·D·(heads + KV heads) and MLP 3·E·I per layer."""
+        """Parameters that tensor-parallel ranks divide: attention 2·E·D·(heads + KV heads) and MLP 3·E·I per layer; all
+        but the embeddings of a model with a `cache` of its own kind, whose layers are other ones."""
+        if self.cache is not None and self.stored_parameters is not None:
+            embeddings = self.vocab_size * self.hidden_size * (1 if self.is_tied else 2)
+            return max(0, self.stored_parameters - embeddings)
         attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
         return self.num_layers * (attention + 3 * self.hidden_size * self.mlp_size)
 
@@ -69,10 +87,21 @@ class ModelDims:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of KV per token, all L layers that cache keys together: 2·L·H·D·itemsize; with latent attention
-        L·(R + r)·itemsize, R numbers of the latent and r of the key's rotary part."""
+        L·(R + r)·itemsize, R numbers of the latent and r of the key's rotary part; what its `cache` says."""
+        if self.cache is not None:
+            return self.cache.token_numbers * self.itemsize
         if self.latent_dim:
             return self.num_kv_layers * (self.latent_dim + self.rotary_key_dim) * self.itemsize
         return 2 * self.num_kv_layers * self.num_kv_heads * self.head_dim * self.itemsize
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one question's states in all layers, which each of its segments carries, however long it is."""
+        return 0 if self.cache is None else self.cache.state_numbers * self.itemsize + self.cache.fixed_state_bytes
+
+    def memory_bytes(self, tokens: int) -> int:
+        """Return the bytes of a segment of one question with so many tokens."""
+        return tokens * self.bytes_per_token + self.state_bytes
 
     @property
     def num_kv_layers(self) -> int:
@@ -134,6 +163,12 @@ PRESETS: Mapping[str, ModelDims] = {
     "llama-3.1-70b": _LLAMA_70B,
     "llama-3.3-70b": _LLAMA_70B,
 }
+# Fields of configurations whose layers do not all cache a key and a value alike.
+_OWN_CACHE = re.compile(
+    r"mamba|ssm|state_size|conv_(l_cache|kernel)|linear_(num|key|value|conv|attn)|lora_rank|hybrid|attn_layer_|kv_shared"
+    r"|layers?_block_type|per_layer_config|global_head_dim|global_key_value|^v_head_dim|cross_attention_layers|per_stack|recurrent",
+    re.IGNORECASE,
+)
 _VARIANT = re.compile(r"-(instruct|base|thinking)(-\d{4})?$")  # of the same dimensions
 
 
@@ -205,6 +240,7 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
             vocab_size=int(config["vocab_size"]),
             is_tied=bool(config.get("tie_word_embeddings", False)),
             dtype=dtype if dtype in DTYPE_BYTES else "bfloat16",
+            caches_alike=caches_alike(config),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise ModelError(
@@ -214,6 +250,14 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
     if min(counts) < 1:
         raise ModelError("model", name, "the sizes in its configuration must be at least 1")
     return dims
+
+
+def caches_alike(config: Mapping[str, Any]) -> bool:
+    """Return whether all layers of a text decoder cache a key and a value of one shape: its configuration has no fields
+    of states, of latents, of layers with sizes of their own, or of layers that read what others cache."""
+    if any(value and _OWN_CACHE.search(str(name)) for name, value in config.items()):
+        return False
+    return set(config.get("layer_types") or ()) <= {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def attention_dims(config: Mapping[str, Any]) -> AttentionDims:

@@ -206,7 +206,7 @@ class Plan:
         """Return the bytes of a segment of one question, as this reader gets it."""
         model, one = self.request.dims_of(source), self.memory_estimates[source]
         if self.request.have_one_model(source, reader):
-            return tokens * model.bytes_per_token
+            return model.memory_bytes(tokens)
         thoughts = one.own_tokens - self.request.workload.prompt_tokens
         return one.own_tokens * _TOKEN_ID_BYTES + max(0, thoughts) * model.hidden_size * model.itemsize
 

@@ -56,7 +56,8 @@ class Scheduler:
         self._metrics = metrics or NoMetrics()
         self._clock = clock
         self._grader = grader
-        self._memory_budget = MemoryBudget(memory_limit_bytes or info.memory_limit_bytes, info.bytes_per_token)
+        limit_bytes = memory_limit_bytes or info.memory_limit_bytes
+        self._memory_budget = MemoryBudget(limit_bytes, info.bytes_per_token, info.state_bytes)
         self._runs: deque[Run] = deque()  # in the order in which they may admit a batch
         self._in_flight = TurnsInFlight()
         self._agents: set[str] = set()  # of all runs so far

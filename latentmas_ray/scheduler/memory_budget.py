@@ -30,6 +30,7 @@ class _AgentSegments:
     tokens_per_byte: float | None = None  # the largest seen
     by_batch: dict[Hashable, _ReservedSegment] = field(default_factory=dict)
     estimated_tokens: int = 0  # of the segments that do not exist yet
+    estimated_questions: int = 0  # of these segments
     stored_bytes: int = 0  # of those that do
 
     def estimate(self, bounds: Sequence[SegmentBound]) -> int:
@@ -42,6 +43,7 @@ class _AgentSegments:
         self.remove(batch)
         segment = self.by_batch[batch] = _ReservedSegment(bounds, self.estimate(bounds))
         self.estimated_tokens += segment.estimated_tokens
+        self.estimated_questions += len(bounds)
 
     def remove(self, batch: Hashable) -> None:
         """Stop counting a segment, if it is counted."""
@@ -49,6 +51,7 @@ class _AgentSegments:
             return
         if segment.num_bytes is None:
             self.estimated_tokens -= segment.estimated_tokens
+            self.estimated_questions -= len(segment.bounds)
         else:
             self.stored_bytes -= segment.num_bytes
 
@@ -83,16 +86,18 @@ class MemoryBudget:
     few that change an estimate.
     """
 
-    def __init__(self, limit_bytes: int, bytes_per_token: int) -> None:
+    def __init__(self, limit_bytes: int, bytes_per_token: int, state_bytes: int = 0) -> None:
+        """`state_bytes` are those of a question's states, which each of its segments carries."""
         self._limit_bytes = limit_bytes
-        self._bytes_per_token = bytes_per_token
+        self._bytes_per_token, self._state_bytes = bytes_per_token, state_bytes
         self._agents: defaultdict[str, _AgentSegments] = defaultdict(_AgentSegments)
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes of all segments, estimated for those that do not exist yet."""
         tokens = sum(agent.estimated_tokens for agent in self._agents.values())
-        return tokens * self._bytes_per_token + self.stored_bytes
+        questions = sum(agent.estimated_questions for agent in self._agents.values())
+        return tokens * self._bytes_per_token + questions * self._state_bytes + self.stored_bytes
 
     @property
     def stored_bytes(self) -> int:
@@ -111,7 +116,9 @@ class MemoryBudget:
         if not (reserved := self.reserved_bytes):
             return True
         tokens = sum(self._agents[agent].estimate(bounds) for agent, bounds in bounds_by_agent.items())
-        return reserved + tokens * self._bytes_per_token <= self._limit_bytes
+        questions = sum(map(len, bounds_by_agent.values()))
+        wanted = tokens * self._bytes_per_token + questions * self._state_bytes
+        return reserved + wanted <= self._limit_bytes
 
     def reserve(self, batch: Hashable, bounds_by_agent: Mapping[str, Sequence[SegmentBound]]) -> None:
         """Reserve memory for these segments of a batch, replacing earlier reservations for them."""
@@ -124,7 +131,7 @@ class MemoryBudget:
         if not self._bytes_per_token:
             return
         seen = [
-            (num_bytes / self._bytes_per_token - bound.latent_steps) / bound.prompt_bytes
+            ((num_bytes - self._state_bytes) / self._bytes_per_token - bound.latent_steps) / bound.prompt_bytes
             for num_bytes, bound in zip(segment_bytes, segment.bounds, strict=True)
             if bound.prompt_bytes
         ]
@@ -139,4 +146,4 @@ class MemoryBudget:
         """Stop counting all segments."""
         for agent in self._agents.values():
             agent.by_batch.clear()
-            agent.estimated_tokens = agent.stored_bytes = 0
+            agent.estimated_tokens = agent.estimated_questions = agent.stored_bytes = 0

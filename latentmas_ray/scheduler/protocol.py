@@ -139,6 +139,7 @@ class RuntimeInfo:
     bytes_per_token: int  # of KV; with several models the most
     memory_limit_bytes: int  # default limit on memory in flight
     description: str  # one line for the log: actors, devices, threads
+    state_bytes: int = 0  # of a question's states, which each of its segments carries
     sent_bytes_per_token: int | None = None  # of KV as it is sent, if a codec changes the size
     transfer_costs: TransferCosts | None = None  # None if they were not measured
     engines: Mapping[str, str] = field(default_factory=dict)  # by text agent, where it is not transformers

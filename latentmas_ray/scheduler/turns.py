@@ -270,7 +270,11 @@ def _keep_rule(topology: Topology, agent: Agent, batch: Batch, settings: DriverS
     If readers choose, the prompts are those of all agents that read its segment, directly or not; texts that do not
     exist yet are missing in them."""
     share = settings.keep if agent.keep is None else agent.keep
-    if agent.thinks == "text" or agent.hands_over in LATENT_PARTS or share == 1.0:
+    if settings.keep_by == "window":
+        share = 1.0
+    elif share == 1.0:
+        return None
+    if agent.thinks == "text" or agent.hands_over in LATENT_PARTS:
         return None
     readers = [
         reader

@@ -93,4 +93,6 @@ def _figures(model: str) -> ModelDims:
     found = known_dims(model)
     if found is None:
         raise ConfigError("model", model, f"it must be {', '.join(PRESETS)}, or a model's folder")
+    if not found.caches_alike:
+        raise ConfigError("model", model, "its layers must all cache a key and a value alike, as in a dense decoder")
     return found

@@ -13,7 +13,8 @@ class SimulatedResults:
 
     def __init__(self, plan: Plan) -> None:
         assert plan.request.model is not None, "the plan has no model"
-        self.bytes_per_token = plan.request.model.bytes_per_token
+        self._model = plan.request.model
+        self.bytes_per_token = self._model.bytes_per_token
         self._plan = plan
         self._one = {agent: self._of_one_question(agent) for agent in plan.request.agents}
 
@@ -47,6 +48,6 @@ class SimulatedResults:
             latent_steps=0 if is_text else workload.latent_steps if steps is None else most_steps(steps),
             output_token_ids=((0,) * workload.max_new_tokens,) if is_text else (),
             texts=("",) if is_text else (),
-            segment_bytes=() if is_text else (estimate.handed_over_tokens * self.bytes_per_token,),
+            segment_bytes=() if is_text else (self._model.memory_bytes(estimate.handed_over_tokens),),
             memory_tokens=(estimate.own_tokens + estimate.read_tokens,),
         )

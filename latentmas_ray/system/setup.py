@@ -42,6 +42,7 @@ from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.system.team.positions import check_steps_fit
 from latentmas_ray.system.team.run_models import RunModels, team_of
 from latentmas_ray.system.team.states import check_states
+from latentmas_ray.system.team.windows import check_windows
 from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
@@ -219,6 +220,7 @@ class Setup:
         limits = models.positions()
         check_steps_fit(config, topology, limits)
         check_states(config, topology, models.with_states())
+        check_windows(config, topology, models)
         return limits
 
     def topology_for(self, config: RunConfig) -> Topology:

@@ -95,7 +95,7 @@ class CacheRoom:
             num_free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         else:
             num_free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        needed = format_bytes(num_rows * num_slots * self._lm.spec.bytes_per_token)
+        needed = format_bytes(num_rows * self._row_bytes(num_slots))
         return (
             f"a KV cache of {num_rows} questions × {num_slots} tokens takes {needed}, and {self._lm.device_name} has "
             f"{format_bytes(num_free)} left: use a smaller decode_batch, max_new_tokens or latent_steps"
@@ -116,4 +116,8 @@ class CacheRoom:
         """How many rows of so many slots the bounds allow; at least one."""
         if self.max_bytes is None:
             return self.max_rows
-        return max(1, min(self.max_rows, self.max_bytes // (num_slots * self._lm.spec.bytes_per_token)))
+        return max(1, min(self.max_rows, self.max_bytes // self._row_bytes(num_slots)))
+
+    def _row_bytes(self, num_slots: int) -> int:
+        spec = self._lm.spec
+        return num_slots * spec.bytes_per_token + spec.state_bytes

@@ -39,8 +39,8 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --max-new-tokens --samples --dtype
-        --nodes --gpus-per-node --gpu-memory --cpus-per-node
+        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --keep-by --max-new-tokens --samples
+        --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json
     """,

@@ -79,6 +79,18 @@ def test_the_embedded_model_as_a_table(capfd: pytest.CaptureFixture[str]) -> Non
         assert words in out
 
 
+def test_the_table_fits_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(all_families()["falcon_h1"])
+    save(random_model(config), config, tmp_path)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["doctor", "--model", str(tmp_path)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "complete, with the shapes of its configuration" in " ".join(" ".join(lines).split())
+
+
 def test_experts_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = Qwen2MoeConfig(**GQA, num_experts=60, num_experts_per_tok=4, moe_intermediate_size=32)
     assert asked(capfd, "--model", folder_of(config, tmp_path))["num_experts"] == 60

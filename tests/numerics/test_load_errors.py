@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from latentmas_ray.cli.main import main
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import check_name, load_model
 from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
@@ -86,6 +88,35 @@ def test_a_damaged_folder_is_told_in_one_line(case: str, folder: Path, capfd: py
     assert "\n" not in line
     assert len(line) < 500
     assert capfd.readouterr() == ("", "")
+
+
+# What the doctor, who reads no weights, says in other words: exit code, and text.
+OF_THE_DOCTOR = {
+    "no heads": (1, "num_attention_heads is 0"),
+    "encoder-decoder": (1, "decoder-only"),
+    "other vocabulary": (2, "its tokenizer must fit"),
+    "no weights": (0, "none in this folder"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_the_doctor_tells_a_damaged_folder(case: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    damage, reason = DAMAGES[case]
+    damage(folder)
+    capfd.readouterr()
+    code, reason = OF_THE_DOCTOR.get(case, (2, reason))
+    assert main(["doctor", "--json", "--model", str(folder)]) == code
+    out, err = capfd.readouterr()
+    if code == 2:
+        assert out == ""
+        assert re.search(reason, err)
+        assert err.startswith("error: --model: got ")
+        assert err.count("\n") == 1
+    else:
+        said = json.loads(out)
+        assert said["works"] is (code == 0)
+        assert reason in (said["weights"] if code == 0 else said["reason"])
+        assert err == ""
 
 
 NAMES = {

@@ -191,21 +191,47 @@ def test_the_reason_is_one_line(make: Callable[[], PreTrainedModel], request: py
     assert len(line) < 320
 
 
-def test_a_model_that_answers_otherwise_than_its_projection_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scaling of the logits that this package does not know about."""
+def answering(change: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
+    """A model whose forward changes the projection of its hidden states."""
     model = causal(LlamaConfig(**GQA))
-    head = model.lm_head
     plain = type(model).forward
 
-    def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = plain(self, *args, **kwargs)
-        output.logits = output.logits * 3
+        output.logits = change(output.logits)
         return output
 
-    monkeypatch.setattr(type(model), "forward", scaled)
-    with pytest.raises(ModelError, match="logits must be the projection"):
+    monkeypatch.setattr(type(model), "forward", changed)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda logits: logits * torch.linspace(1, 2, logits.shape[-1]), "logits must be the projection"),
+        (lambda logits: logits.abs(), "logits must be the projection"),
+        (lambda logits: logits.index_fill(-1, torch.arange(3), torch.finfo(logits.dtype).min), "hides those of 3 tok"),
+    ],
+    ids=["a factor for each token", "no line", "hidden tokens"],
+)
+def test_a_model_that_answers_otherwise_than_its_projection_is_refused(
+    change: Callable[[Tensor], Tensor], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = answering(change, monkeypatch)
+    head = model.lm_head
+    with pytest.raises(ModelError, match=reason):
         wrap(model, tiny_tokenizer(), "my-model")
     assert model.lm_head is head
+
+
+@pytest.mark.parametrize("factor", [3.0, 0.37])
+def test_a_factor_of_the_logits_is_found(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a configuration calls it."""
+    lm = wrap(answering(lambda logits: logits * factor, monkeypatch), tiny_tokenizer(), "my-model")
+    ids = torch.tensor([[5, 60, 7]])
+    with torch.inference_mode():
+        hidden_TE = lm.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(lm.logits(hidden_TE), lm.model(ids, use_cache=False).logits[0], atol=1e-5, rtol=0)
 
 
 def test_control_tokens_that_were_never_trained_do_not_matter() -> None:

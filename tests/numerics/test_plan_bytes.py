@@ -1,13 +1,19 @@
-"""What a plan says of hand-overs is what a run hands over, to the byte."""
+"""What a plan says of hand-overs is what a run hands over, to the byte, for each kind of cache."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from latentmas_ray import LatentMAS
+from latentmas_ray.cli.main import main
 from latentmas_ray.placement import LinkSpeeds, PlanRequest, Workload, known_dims, make_plan, nodes_alike
 from latentmas_ray.topology.agent import Topology
+from latentmas_ray.topology.yaml import dump_topology
 from tests.cases.scheduler import agent, topology
+from tests.numerics.sweep.listing import all_families
+from tests.numerics.sweep.random_models import random_model, save, small_config
 
 QUESTIONS = [f"What is {number} + 9?" for number in range(3)]
 LATENT_STEPS = 5
@@ -60,3 +66,39 @@ def test_planned_bytes_are_those_of_a_run(made: Topology, dtype: str) -> None:
         )
     )
     assert {(one.source, one.reader): one.num_bytes for one in plan.hand_overs(LinkSpeeds())} == dict(moved)
+
+
+# States in a layer of their own, states next to keys, latents, keys of several shapes, and one block for many layers.
+@pytest.mark.parametrize("family", ["qwen3_next", "falcon_h1", "deepseek_v2", "gemma4", "zamba2"])
+def test_a_plan_states_every_kind_of_cache(family: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = small_config(all_families()[family])
+    save(random_model(config), config, tmp_path)
+    team = topology(agent("planner"), agent("critic", "planner"), agent("judger", "critic", thinks="text"))
+    settings = {"runtime": "local", "latent_steps": LATENT_STEPS, "max_new_tokens": 2, "dtype": "bfloat16"}
+    with LatentMAS(str(tmp_path), topology=team, **settings) as system:
+        answer = system.ask(QUESTIONS[0])
+    chain = tmp_path / "chain.yaml"
+    chain.write_text(dump_topology(team))
+    given = ["plan", "--json", "--model", str(tmp_path), "--topology", str(chain), "--dtype", "bfloat16"]
+    sizes = ["--latent-steps", str(LATENT_STEPS), "--batch-size", "1"]
+    capfd.readouterr()
+    assert main([*given, *sizes, "--prompt-tokens", str(answer.agents["planner"].prompt_tokens)]) == 0
+    said = json.loads(capfd.readouterr().out)
+    planned = {(one["source"], one["reader"]): one["num_bytes"] for one in said["hand_overs"]}
+    assert planned == {(one.source, one.reader): one.num_bytes for one in answer.transfers}
+    assert main(["doctor", "--json", "--model", str(tmp_path), "--dtype", "bfloat16"]) == 0
+    doctor = json.loads(capfd.readouterr().out)
+    assert said["bytes_per_token"] == doctor["kv_bytes_per_token"]
+    assert said["state_bytes_per_question"] == doctor["state_bytes_per_question"]
+    assert bool(said["state_bytes_per_question"]) is (family in ("qwen3_next", "falcon_h1", "zamba2"))
+
+
+def test_a_plan_shows_states_and_refuses_a_merge_of_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = small_config(all_families()["qwen3_next"])
+    save(random_model(config), config, tmp_path)
+    assert main(["plan", "--model", str(tmp_path)]) == 0
+    shown = " ".join(capfd.readouterr().out.split())
+    for words in ("cache 1 × (conv_0 state", "B of states", "for each question, in each segment", "questions × states"):
+        assert words in shown
+    assert main(["plan", "--model", str(tmp_path), "--topology", "hierarchical"]) == 2
+    assert "cannot merge parallel branches" in capfd.readouterr().err

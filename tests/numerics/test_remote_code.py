@@ -71,6 +71,14 @@ def test_code_that_comes_with_a_model_is_not_run(
     assert "y/N" not in out + err
 
 
+def test_the_doctor_and_a_plan_run_no_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, mark = folder_with(tmp_path / "model", MAPS["configuration and model"])
+    for command in ("doctor", "plan"):
+        assert main([command, "--model", str(folder)]) == (2 if command == "doctor" else 0)
+    assert "never run" in capfd.readouterr().err
+    assert not mark.exists()
+
+
 def test_code_that_comes_with_a_tokenizer_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

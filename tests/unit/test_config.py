@@ -82,7 +82,7 @@ def test_devices_of_actors(device: str) -> None:
         ("keep", "nan", "less than or equal to 1"),
         ("keep", True, "not true or false"),
         ("keep", "a quarter", "valid number"),
-        ("keep_by", "chance", "'prompt', 'thoughts', 'reader' or 'random'"),
+        ("keep_by", "chance", "'prompt', 'thoughts', 'reader', 'random' or 'window'"),
         ("latent_steps", -1, "a whole number from 0 to 100000, auto"),
         ("latent_steps", 1.5, "a whole number"),
         ("latent_steps", "many", "a whole number"),

@@ -94,6 +94,7 @@ def test_without_working_memory(method: str, field: str, value: Any) -> None:
         ({"keep_by": "reader", "keep_layers": "own"}, {}, dict.fromkeys(("keep_by", "keep_layers"), "keep")),
         ({"keep_by": "reader"}, {"own_shares": (0.5, None)}, {}),
         ({"keep": 0.5, "keep_by": "random", "keep_layers": "own"}, {}, {"keep_layers": "keep_by"}),
+        ({"keep_by": "window", "keep_layers": "own"}, {}, {"keep_layers": "keep_by"}),
         ({"keep": 0.5, "keep_by": "thoughts", "overlap": True}, {}, {"overlap": "keep_by"}),
         ({"keep": 0.5, "keep_by": "reader", "overlap": True}, {}, {}),
         ({"memory": "none", "guard": "warn"}, {}, {"guard": "memory"}),

@@ -38,7 +38,9 @@ from latentmas_ray.system.auto_layout import (
     workload_of,
 )
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
-from latentmas_ray.system.team.run_models import dims_of_model, team_of
+from latentmas_ray.system.team.run_models import RunModels, dims_of_model, team_of
+from latentmas_ray.system.team.states import check_states
+from latentmas_ray.system.team.windows import check_windows
 from latentmas_ray.topology import AgentModel, Topology, builtin_for, load_topology, own_models
 from latentmas_ray.vllm.installed import obstacle
 
@@ -111,6 +113,7 @@ TextTokens = Annotated[
     "latent_steps",
     "thoughts",
     "keep",
+    "keep_by",
     "max_new_tokens",
     "samples",
     "dtype",
@@ -206,7 +209,10 @@ def _request(
     config, topology = _with_models(config)
     names = tuple(agent.name for agent in topology.agents)
     team = team_of(config, topology)
+    models = RunModels.of(config, topology)
     first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
+    with_states = frozenset(agent for agent in names if _figures(team.by_agent[agent]).state_bytes)
+    check_states(config, topology, with_states)
     return PlanRequest(
         agents=names,
         replicas=replicas_by_agent(1 if config.replicas == "auto" else config.replicas, names),
@@ -218,7 +224,7 @@ def _request(
         model=_figures(first),
         other_models={agent: str(one) for agent, one in others.items()},
         other_dims={agent: _figures(one) for agent, one in others.items()},
-        workload=workload_of(config, prompt_tokens=prompt_tokens),
+        workload=workload_of(config, prompt_tokens=prompt_tokens, window=check_windows(config, topology, models)),
         written_at_once={name: config.written_at_once(choice.engine) for name, choice in engines.items()},
         apart=apart(engines),
     )

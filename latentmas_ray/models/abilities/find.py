@@ -9,14 +9,16 @@ from transformers import PretrainedConfig
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.abilities.shrink import shrink
 from latentmas_ray.models.abilities.sizes import full_layers
-from latentmas_ray.models.compat import check_config, wrap
+from latentmas_ray.models.abilities.weights import check_weights
+from latentmas_ray.models.compat import check_config, check_fits, wrap
 from latentmas_ray.models.devices import check_divisible
 from latentmas_ray.models.kv_spec import config_dims, position_limit, text_config
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import auto_class, load_tokenizer, read_config, translated
-from latentmas_ray.models.presets import kv_shape, tiny_tokenizer
+from latentmas_ray.models.presets import tiny_tokenizer
 
 _SEED = 1
 _STD = 0.06  # of random weights: rounding does not grow over the layers, and a wrong position shows
@@ -36,6 +38,7 @@ class Abilities:
     num_experts: int = 0
     sees_images: bool = False  # a vision-language model, of which the text decoder is used
     has_template: bool = False
+    weights: str = ""  # what the headers of its files show
     ranks: tuple[int, ...] = (1,)  # numbers of tensor-parallel ranks that can divide it
     no_ranks: str = ""  # why it cannot be divided
 
@@ -44,7 +47,7 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
     """Find what a model can do; `name` is `tiny`, `small`, a folder or a hub id, `dtype` auto keeps the model's own.
 
     A model that cannot collaborate has a `refusal`. Raises ModelError where there is no model: for a wrong name or
-    folder, a configuration or a tokenizer that does not load.
+    folder, a configuration or a tokenizer that does not load, and weights that are not those of the configuration.
     """
     config = read_config(name, revision)
     tokenizer = load_tokenizer(name, revision)
@@ -52,11 +55,12 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
     known: dict[str, Any] = {"model": name, "architecture": architecture}
     try:
         check_config(config, name)
-        small = _random_small_model(config, name)
-        spec = _full_spec(config, small, name, dtype)
+        spec = full_spec(config, name, _dtype_of(config, dtype))
     except ModelError as error:
         return Abilities(**known, refusal=error.expected)
     ranks, no_ranks = _ranks(config, spec, name)
+    check_fits(tokenizer, text_config(config).vocab_size, name)
+    weights = check_weights(name)
     limit = position_limit(config)
     return Abilities(
         **known,
@@ -66,6 +70,7 @@ def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = Non
         num_experts=_num_experts(config),
         sees_images=text_config(config) is not config,
         has_template=bool(tokenizer.chat_template),
+        weights=weights,
         ranks=ranks,
         no_ranks=no_ranks,
         no_merge=spec.why_no_merge,
@@ -85,12 +90,22 @@ def _random_small_model(config: PretrainedConfig, name: str) -> LanguageModel:
     return wrap(model, tiny_tokenizer(), name)
 
 
-def _full_spec(config: PretrainedConfig, small: LanguageModel, name: str, dtype: str) -> KVCacheSpec:
-    """The spec of the whole model, whose layers are those of the small model at full size."""
-    spec = kv_shape(name, dtype=dtype)
+def full_spec(config: PretrainedConfig, name: str, dtype: str) -> KVCacheSpec:
+    """The spec of the whole model in `dtype`, whose layers are those of a small model of its kind at full size. Raises
+    ModelError for one that cannot collaborate."""
+    small = _random_small_model(config, name)
     with translated(name, "a model of its sizes must work"):
-        layers = full_layers(config, small.spec.layers, spec.dtype)
-    return spec if layers is None else replace(spec, layers=layers)
+        layers = full_layers(config, small.spec.layers, dtype)
+    if layers is None:
+        raise ModelError("model", name, "it must be known what each of its layers caches, and the small model differs")
+    sizes = {"hidden_size": config_dims(config).hidden_size, "dtype": dtype, "weights_revision": "shape alone"}
+    return replace(small.spec, layers=layers, **sizes)  # type: ignore[arg-type]  # each of its own type
+
+
+def _dtype_of(config: PretrainedConfig, dtype: str) -> str:
+    if dtype != "auto":
+        return dtype
+    return next((text for text, kind in DTYPES.items() if kind == config.dtype), "bfloat16")
 
 
 def _num_experts(config: PretrainedConfig) -> int:

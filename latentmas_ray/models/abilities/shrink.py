@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from latentmas_ray.models.abilities.quirks import QUIRKS
+from latentmas_ray.models.abilities.quirks import LAYER_RULES, QUIRKS, LayerRule
 
 VOCABULARY = 320
 WINDOW = 16  # shorter than the prompts that are tried, so that they cross its edge
@@ -21,6 +21,7 @@ _LEAST_LAYERS, _MOST_LAYERS = 2, 12
 _MOST_WIDTHS = 4  # a size that is so many times the hidden size at most stays so
 _LARGE = 256  # an integer above it that no rule names, and that is no id or position, is taken for a size
 
+_OF_LAYERS = ("num_hidden_layers", "layers_block_type", "layer_types", "hybrid_layer_ids", "num_kv_shared_layers")
 # Native names; a configuration may have one of them, or several that mean the same.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers", "depth")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "emb_dim", "dim_model", "embed_dim")
@@ -52,6 +53,7 @@ _CACHED: tuple[tuple[str, int], ...] = (
     (r"\w*sliding_window|\w*window_size|local_attention|sliding_window_size", WINDOW),
     (r"index_topk|indexer_budget|keep_window_size", 8),  # fewer than the tokens of what is tried
     (r"index_topk_blocks", 1),
+    (r"index_kpool", 4),  # divides index_topk
     (r"\w*decoder_attention_heads|\w*encoder_attention_heads", _HEADS),
     (r"\w*position_embeddings|n_positions|n_ctx|max_seq_len|\w*target_positions|\w*source_positions", 2**17),
 )
@@ -89,8 +91,10 @@ def shrink(config: PretrainedConfig, *, keeps_cache: bool = False, is_text: bool
             own = shrink(part, keeps_cache=keeps_cache, is_text=is_text_part).to_dict()
             small[name] = {key: value for key, value in own.items() if key not in _OF_THE_BASE}
     if is_text and "vocab_size" in values:
-        small.update(pad_token_id=0, eos_token_id=2)
-    quirk = {} if keeps_cache else QUIRKS.get(str(values.get("model_type")), {})
+        small.update(vocab_size=VOCABULARY, pad_token_id=0, eos_token_id=2)
+    quirk = QUIRKS.get(str(values.get("model_type")), {})
+    if keeps_cache:  # sizes stay
+        quirk = {name: value for name, value in quirk.items() if name in _OF_LAYERS}
     small.update({name: value for name, value in quirk.items() if value is not ...})
     for name in [name for name, value in quirk.items() if value is ...]:  # what the class computes by itself
         small.pop(name, None)
@@ -103,7 +107,8 @@ def _sizes_of(values: Mapping[str, Any]) -> _Sizes:
 
     hidden, heads = first(_WIDTHS), first(_QUERY_HEADS)
     head_dim = values.get("head_dim") or (hidden // heads if heads else 0)
-    return _Sizes(first(_LAYERS), hidden, heads, head_dim if type(head_dim) is int else 0, first(["qk_rope_head_dim"]))
+    layers = first(_LAYERS) or len(values.get("layers_block_type") or ())
+    return _Sizes(layers, hidden, heads, head_dim if type(head_dim) is int else 0, first(["qk_rope_head_dim"]))
 
 
 def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
@@ -118,7 +123,7 @@ def _shrunken(name: str, value: Any, sizes: _Sizes) -> Any:
         return min(value, _HIDDEN)
     if name in _QUERY_HEADS:
         return min(value, _HEADS)
-    if re.fullmatch(r"\w*num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", name):
+    if re.fullmatch(r"\w*num_key_value_heads|num_kv_heads|n_kv_heads|kv_n_heads|multi_query_group_num", name):
         return min(value, _KV_HEADS) if value != sizes.heads else min(value, _HEADS)
     if sizes.rotary and name == "head_dim" and value == sizes.rotary:
         return min(value, _ROTARY_DIM)
@@ -178,14 +183,30 @@ def layer_kinds(config: PretrainedConfig) -> tuple[list[int], list[int]]:
 
 
 def _chosen_layers(values: Mapping[str, Any], sizes: _Sizes) -> tuple[list[int], list[int]]:
-    by_layer = _lists_by_layer(values, sizes)
-    own = _own_fields(values)
-    kinds = [repr([own.get(layer), *(value[layer] for value in by_layer.values())]) for layer in range(sizes.layers)]
+    kinds = _labels(values, sizes)
     chosen = sorted({kinds.index(kind) for kind in kinds})[:_MOST_LAYERS]
     more = [layer for layer in range(sizes.layers) if layer not in chosen]
     chosen = sorted(chosen + more[: max(0, _LEAST_LAYERS - len(chosen))])
     place = {kinds[layer]: number for number, layer in reversed(list(enumerate(chosen)))}
     return chosen, [place.get(kind, 0) for kind in kinds]
+
+
+def layer_labels(config: PretrainedConfig) -> list[str]:
+    """What a configuration says of each layer alone: layers with the same are of one kind."""
+    return _labels(config.to_dict(), _sizes_of(config.to_dict()))
+
+
+def _labels(values: Mapping[str, Any], sizes: _Sizes) -> list[str]:
+    by_layer, own, rule = _lists_by_layer(values, sizes), _own_fields(values), _rule_of(values)
+    ruled = rule.kinds(values, sizes.layers) if rule else [""] * sizes.layers
+    return [
+        repr([ruled[layer], own.get(layer), *(value[layer] for value in by_layer.values())])
+        for layer in range(sizes.layers)
+    ]
+
+
+def _rule_of(values: Mapping[str, Any]) -> LayerRule | None:
+    return LAYER_RULES.get(str(values.get("model_type")))
 
 
 def _lists_by_layer(values: Mapping[str, Any], sizes: _Sizes) -> dict[str, list[Any]]:
@@ -213,6 +234,9 @@ def _fewer_layers(
             for number, layer in enumerate(chosen)
             if layer in own
         }
+    if (rule := _rule_of(values)) is not None:
+        kinds = rule.kinds(values, sizes.layers)
+        found.update(rule.fields([kinds[layer] for layer in chosen]))
     by_layer = _lists_by_layer(values, sizes)
     return found | {name: [change(name, value[layer], sizes) for layer in chosen] for name, value in by_layer.items()}
 

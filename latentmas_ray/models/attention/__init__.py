@@ -7,6 +7,16 @@ padding. Only attention separates rows, and it reads each row's keys in the cach
 from latentmas_ray.models.attention.forward import NAME
 from latentmas_ray.models.attention.mass import AttentionMass
 from latentmas_ray.models.attention.packing import AttentionCall, Packing, SlotPositions, packed
-from latentmas_ray.models.attention.recorder import Recorder, recording
+from latentmas_ray.models.attention.recorder import NotedCache, Recorder, recording
 
-__all__ = ["NAME", "AttentionCall", "AttentionMass", "Packing", "Recorder", "SlotPositions", "packed", "recording"]
+__all__ = [
+    "NAME",
+    "AttentionCall",
+    "AttentionMass",
+    "NotedCache",
+    "Packing",
+    "Recorder",
+    "SlotPositions",
+    "packed",
+    "recording",
+]

@@ -41,7 +41,7 @@ def packed_attention(
     packing = current() if packing is None else packing
     if packing is None:
         if (recorder := active()) is not None:
-            recorder.called(module, attention_mask)
+            recorder.called(module, attention_mask, kwargs)
         if not rule.is_plain:
             return _attend_whole(query, key, value, attention_mask, rule), None
         plain: tuple[Tensor, None] = sdpa_attention_forward(
@@ -52,9 +52,10 @@ def packed_attention(
         tokens = query.transpose(0, 2)
         out_1NQD, _ = packed_attention(module, tokens, key, value, attention_mask, scaling, softcap, s_aux, packing)
         return out_1NQD.transpose(0, 1), None
+    layer = packing.layer_of(module)
     if packing.mass is not None:
-        packing.mass.add(module.layer_idx, query, key, packing, rule)  # type: ignore[arg-type]  # an int
-    window, positions_BS = packing.window(module.layer_idx)  # type: ignore[arg-type]  # an int
+        packing.mass.add(layer, query, key, packing, rule)
+    window, positions_BS = packing.window(layer)
     if len(packing.calls) == 1:
         return _attend(query, key, value, packing.calls[0], rule, window, positions_BS)[None], None
     out_NQD = query.new_empty(query.shape[2], query.shape[1], value.shape[3])

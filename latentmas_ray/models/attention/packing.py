@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from latentmas_ray.models.attention.mass import AttentionMass
@@ -182,6 +182,7 @@ class Packing:
         # Added to a token's place in the forward it is the token's position; for models that ask a cache for it.
         self.seen: Tensor | None = None
         self.mass: AttentionMass | None = None  # gets the attention of this forward's tokens
+        self.updated: int | None = None  # the layer whose cache the forward has just updated
 
     def of_call(self, call: AttentionCall) -> "Packing":
         """The packing of a forward over one call's tokens alone."""
@@ -189,6 +190,12 @@ class Packing:
         alone.calls = [AttentionCall(call.first_row, 0, call.starts, call.count)]
         alone.num_visible = call.num_visible
         return alone
+
+    def layer_of(self, module: nn.Module) -> int:
+        """The layer that a call of attention is for: the one whose cache was just updated, because a block that several
+        layers share has no number, or that of its first layer; else the module's own."""
+        layer, self.updated = self.updated, None
+        return int(module.layer_idx) if layer is None else layer  # type: ignore[arg-type]  # an int
 
     def window(self, layer: int) -> tuple[int | None, Tensor | None]:
         """A layer's window and its slots' positions [B, S]; (None, None) for one that sees everything."""

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
+from latentmas_ray.errors import ModelError
 from latentmas_ray.models.layers.states import STATE_KINDS, state_name
 
 _POSITIONS = (0, 37)
@@ -45,21 +47,25 @@ class CachedLayer:
     has_indexer: bool  # whether it also caches keys by which it chooses the tokens that it attends to
 
 
-def cached_layers(decoder: nn.Module, device: torch.device, token: int) -> list[CachedLayer]:
-    """Return what each layer of a decoder caches. Runs two forwards over one token, which should be an ordinary one:
-    those that were never trained may overflow."""
-    first, moved = (_run(decoder, device, token, position) for position in _POSITIONS)
+def cached_layers(decoder: nn.Module, device: torch.device, token: int, name: str) -> list[CachedLayer]:
+    """Return what each layer of the decoder of model `name` caches. Runs two forwards over one token, which should be
+    an ordinary one: those that were never trained may overflow. Raises ModelError for a model with a cache of its own
+    kind, and what a forward raises."""
+    first, moved = (_run(decoder, device, token, position, name) for position in _POSITIONS)
     return [_compare(layer, other) for layer, other in zip(first, moved, strict=True)]
 
 
-def _run(decoder: nn.Module, device: torch.device, token: int, position: int) -> Sequence[Any]:
+def _run(decoder: nn.Module, device: torch.device, token: int, position: int, name: str) -> Sequence[Any]:
     """The layers of the cache after one token."""
-    output = decoder(
-        input_ids=torch.tensor([[token]], device=device),
-        position_ids=torch.tensor([[position]], device=device),
-        use_cache=True,
-    )
-    cache = getattr(output, "past_key_values", None)
+    inputs = {"input_ids": token, "position_ids": position}
+    given = {key: torch.tensor([[value]], device=device) for key, value in inputs.items()}
+    cache = getattr(decoder(**given, use_cache=True), "past_key_values", None)
+    if cache is None and isinstance(decoder, PreTrainedModel):  # some make none themselves
+        cache = DynamicCache(config=decoder.config.get_text_config(decoder=True))
+        decoder(**given, use_cache=True, past_key_values=cache)
+    if isinstance(cache, DynamicCache) and type(cache) is not DynamicCache:
+        expected = "what its layers keep must be in the cache that transformers has for all models"
+        raise ModelError("model", name, f"{expected}; {type(decoder).__name__} has its own, {type(cache).__name__}")
     layers: Sequence[Any] = getattr(cache, "layers", ())
     return layers
 

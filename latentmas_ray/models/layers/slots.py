@@ -49,6 +49,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
                 new_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
         self.blocks = new
         self.tensors = [slots_BHTD for block_CBHTD in new for slots_BHTD in block_CBHTD]  # [B, H, T, D] each
+        # Some families ask for the keys' number; a layer that caches nothing, as one that reads images, has none.
+        self.keys = self.tensors[0] if self.tensors else torch.empty(0, device=self.device)
         self.num_rows, self.num_slots = num_rows, num_slots
 
     @property

@@ -13,10 +13,11 @@ from transformers import DynamicCache
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import LayerSpec, RopeSpec
 from latentmas_ray.memory.layer_spec import interned
-from latentmas_ray.models.attention import NAME, Recorder, recording
+from latentmas_ray.models.attention import NAME, NotedCache, Recorder, recording
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.kv_spec import text_config
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.probe.logits import find_factor, numbers_of
 from latentmas_ray.models.probe.rotation import candidates, choose, errors_of
 from latentmas_ray.models.probe.windows import find_windows
 
@@ -44,7 +45,7 @@ def probe(lm: LanguageModel) -> LanguageModel:
     recorder, logits_V, hidden_E = _record(lm, ids)
     windows = find_windows(recorder, [bool(layer.slot_tensors) for layer in lm.spec.layers], lm.max_positions, lm.name)
     _check_own_cache(lm, windows)
-    lm = _with_layers(lm, {}, windows)
+    lm = _with_layers(_scaled_embeddings(lm, ids, hidden_E), {}, windows)
     whole_E, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks_E, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
     if lm.spec.has_states and not _error(chunks_E, whole_E) <= _TOLERANCE[lm.spec.dtype]:
@@ -62,17 +63,49 @@ def probe(lm: LanguageModel) -> LanguageModel:
         _check_close(lm, moved_E, whole_E, "only the distance between positions may matter to it")
         _check_close(lm, chunks_E, whole_E, "a prompt read in two chunks must be the prompt read in one")
         _check_close(lm, together_E, whole_E, "a prompt in a batch must be the prompt alone")
-        _check_close(lm, projected_V, logits_V, "its logits must be the projection of the last hidden state")
-        _check_close(lm, logits_V, own_V, "its attention must have no part that this package does not know")
-        _check_close(lm, whole_E, hidden_E, "its attention over a cache must be the one without")
+        _check_close(lm, projected_V, logits_V, _logits_rule(logits_V))
+        known = f"its attention must have no part that this package does not know{_given(recorder)}"
+        _check_close(lm, logits_V, own_V, known)
+        _check_close(lm, whole_E, hidden_E, f"{known}: over a cache it computes something else than without")
     return _with_layers(lm, chosen, windows)
 
 
+def _scaled_embeddings(lm: LanguageModel, ids_1T: Tensor, hidden_E: Tensor) -> LanguageModel:
+    """The model whose embeddings give the hidden state that its token ids give: some scale those of ids alone, by a
+    number of their configuration (Falcon-H1)."""
+
+    def error_of(one: LanguageModel) -> float:
+        with lm.ranks.collective():
+            output = lm.decoder(inputs_embeds=one.embed(ids_1T), use_cache=False)
+        return _error(output.last_hidden_state[0, -1], hidden_E)
+
+    if error_of(lm) <= _TOLERANCE[lm.spec.dtype]:
+        return lm
+    factors = {number for number in numbers_of(lm.model.config) if number != 1.0}
+    scaled = [replace(lm, embed_factor=factor) for factor in sorted(factors)]
+    errors = [error_of(one) for one in scaled]
+    best = min(range(len(errors)), key=errors.__getitem__, default=None)
+    return lm if best is None or not errors[best] <= _TOLERANCE[lm.spec.dtype] else scaled[best]
+
+
 def _project(lm: LanguageModel, hidden_E: Tensor, logits_V: Tensor) -> tuple[LanguageModel, Tensor]:
-    """The projection of a hidden state whose logits are known, by a model that scales them if that is nearer."""
-    plain = replace(lm, scales_logits=False)
-    choices = [(one, one.logits(hidden_E[None])[0]) for one in (lm, plain)]
-    return min(choices, key=lambda choice: _error(choice[1], logits_V))
+    """The projection of a hidden state whose logits are known, by a model that scales and caps it as is nearest."""
+    plain_V = lm.logits(hidden_E[None])[0].to(logits_V.device)
+    cap = getattr(text_config(lm.model.config), "final_logit_softcapping", None)
+    factors = [(find_factor(plain_V, logits_V, one, lm.model.config), one) for one in {None, cap or None}]
+    choices = [replace(lm, logit_factor=factor, logit_cap=one) for factor, one in factors]
+    found = [(one, one.logits(hidden_E[None])[0]) for one in choices]
+    return min(found, key=lambda choice: _error(choice[1], logits_V))
+
+
+def _logits_rule(logits_V: Tensor) -> str:
+    rule = "its logits must be the projection of the last hidden state by one matrix, scaled or capped"
+    num_hidden = int((logits_V <= torch.finfo(logits_V.dtype).min / 2).sum())
+    return f"{rule}; it hides those of {num_hidden} tokens" if num_hidden else rule
+
+
+def _given(recorder: Recorder) -> str:
+    return f"; it is given {', '.join(sorted(recorder.extras))}" if recorder.extras else ""
 
 
 def _own_logits(lm: LanguageModel, ids_1T: Tensor) -> Tensor:
@@ -84,11 +117,13 @@ def _own_logits(lm: LanguageModel, ids_1T: Tensor) -> Tensor:
 
 
 def _record(lm: LanguageModel, ids_1T: Tensor) -> tuple[Recorder, Tensor, Tensor]:
-    """The masks of a forward without cache, and its last token's logits [V] and hidden state [E]."""
+    """The masks of a forward over a prompt, and its last token's logits [V] and hidden state [E] without a cache."""
     with lm.ranks.collective(), recording(Recorder()) as recorder:
-        output = lm.model(ids_1T.to(lm.device), use_cache=False)
-    with lm.ranks.collective():
+        noted = NotedCache(text_config(lm.model.config), recorder)
+        output = lm.model(ids_1T.to(lm.device), use_cache=True, past_key_values=noted)
+    with lm.ranks.collective(), recording(Recorder()) as alone:
         hidden_E = lm.decoder(input_ids=ids_1T.to(lm.device), use_cache=False).last_hidden_state[0, -1]
+    recorder.two_sided |= alone.two_sided
     return recorder, output.logits[0, -1].float(), hidden_E
 
 

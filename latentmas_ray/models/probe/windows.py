@@ -2,13 +2,16 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from inspect import getclosurevars, isfunction
 from itertools import repeat
 
 import torch
+from transformers.masking_utils import or_masks
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models.attention.recorder import MaskFunction, Recorder
 
+_ONE_SIDED = "a token must see itself and what is before it alone"
 _MOST = 2**20  # positions up to which a mask is followed: no window is larger
 
 
@@ -21,13 +24,16 @@ def find_windows(seen: Recorder, has_keys: Sequence[bool], limit: int | None, na
     num_layers = len(has_keys)
     if away := [layer for layer in range(num_layers) if has_keys[layer] and layer not in seen.seen]:
         expected = "the attention of all its layers must go through transformers' attention interface; that of"
-        raise ModelError("model", name, f"{expected} layer {away[0]} does not")
+        raise ModelError("model", name, f"{expected} layer {away[0]} does not: use a family of which it does, as most")
+    if seen.two_sided:
+        raise ModelError("model", name, f"{_ONE_SIDED}; layer {min(seen.two_sided)} also sees what comes after")
     most = min(limit or _MOST, _MOST)
     windows: dict[int, int | None] = {}
     for layer in sorted(seen.seen):
         mask, function = seen.seen[layer], seen.functions.get(layer)
         if function is not None and id(function) not in windows:
-            windows[id(function)] = find_window(_rule(function), most, f"layer {layer}", name)
+            num_tokens = 0 if mask is None else mask.shape[-1]
+            windows[id(function)] = find_window(_rule(_of_text(function, num_tokens)), most, f"layer {layer}", name)
         # What a model has made of a mask can only be compared at a few positions.
         is_unknown = function is None and mask is not None
         if is_unknown and not (all(map(_is_full, seen.made_functions, repeat(most))) and _is_causal(mask)):
@@ -39,6 +45,21 @@ def find_windows(seen: Recorder, has_keys: Sequence[bool], limit: int | None, na
 def _rule(function: MaskFunction) -> Callable[[int, int], bool]:
     zero = torch.zeros((), dtype=torch.int64)
     return lambda query, key: bool(function(zero, zero, torch.tensor(query), torch.tensor(key)))
+
+
+def _of_text(function: MaskFunction, num_tokens: int) -> MaskFunction:
+    """The mask of a text: without what is seen in addition among the tokens of one image, which is known by token and
+    shows nothing among those of a prompt."""
+    parts = getclosurevars(function).nonlocals.get("mask_functions") if isfunction(function) else None
+    if not parts or function.__name__ != "or_mask":
+        return function
+    shown = [part for part in parts if _shows_any(part, num_tokens)]
+    return function if len(shown) == len(parts) else or_masks(*shown)
+
+
+def _shows_any(function: MaskFunction, num_tokens: int) -> bool:
+    sees = _rule(function)
+    return any(sees(query, key) for query in range(num_tokens) for key in range(num_tokens))
 
 
 def _is_full(function: MaskFunction, most: int) -> bool:
@@ -61,7 +82,7 @@ def find_window(sees: Callable[[int, int], bool], limit: int, where: str, name: 
 
     last = limit - 1
     if any(sees(query, query + 1) for query in {0, last // 2, last}) or not sees(last, last):
-        raise ModelError("model", name, f"a token must see itself and what is before it alone; {where} sees otherwise")
+        raise ModelError("model", name, f"{_ONE_SIDED}; {where} sees otherwise")
     if (first := first_seen(last)) == 0 and sees(last, last // 2):
         return None
     window = last - first + 1

@@ -96,7 +96,7 @@ class StepModel:
         """
         model = self.model
         parameters = model.shared_out_parameters + (model.vocab_size * model.hidden_size if reads_vocabulary else 0)
-        num_bytes = parameters * model.itemsize + rows * context * model.bytes_per_token
+        num_bytes = parameters * model.itemsize + rows * (context * model.bytes_per_token + model.state_bytes)
         return self._cost(rows * (2 * parameters + self._per_key * context), num_bytes, rows)
 
     def prefill(self, rows: int, tokens: int, context: int) -> PhaseCost:
@@ -105,7 +105,7 @@ class StepModel:
         model = self.model
         operations = 2 * model.shared_out_parameters + self._per_key * (context + tokens / 2)
         num_forwards = ceil(rows * tokens / FORWARD_TOKENS)
-        kv = rows * (context + tokens) * model.bytes_per_token
+        kv = rows * model.memory_bytes(context + tokens)
         num_bytes = num_forwards * model.shared_out_parameters * model.itemsize + kv
         return self._cost(rows * tokens * operations, num_bytes, rows * tokens)
 

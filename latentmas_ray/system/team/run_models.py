@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, ModelError
-from latentmas_ray.models.names import absolute_name, check_name, known_positions, known_states
-from latentmas_ray.placement import ModelDims, dims_of_config, known_dims
+from latentmas_ray.models.names import absolute_name, check_name, known_positions, known_states, known_window
+from latentmas_ray.placement import ModelDims, known_dims
 from latentmas_ray.topology import AgentModel, Team, Topology
 
 if TYPE_CHECKING:
@@ -111,6 +111,14 @@ class RunModels:
         known = {one: known_positions(self.places[one.name], one.revision or None) for one in self.team.models}
         return {agent: known[one] for agent, one in self.team.by_agent.items()}
 
+    def window_of(self, agent: str) -> int | None:
+        """Return the largest sliding window of an agent's model, if all of its layers have one; else None. Raises
+        ModelError."""
+        if not isinstance(self.model, str):
+            return self.model.window
+        one = self.team.by_agent[agent]
+        return known_window(self.places[one.name], one.revision or None)
+
     def with_states(self) -> frozenset[str]:
         """Return the agents whose models have layers that keep states. Raises ModelError."""
         if not isinstance(self.model, str):
@@ -127,12 +135,18 @@ def team_of(config: RunConfig, topology: Topology) -> Team:
 def dims_of_model(model: "str | GivenModel", revision: str | None) -> ModelDims:
     """Return the sizes of a model. Raises ModelError."""
     if not isinstance(model, str):
-        return dims_of_config(model.config_values(), model.name)
-    if revision is None and (known := known_dims(model)) is not None:
+        return model.dims()
+    known = None
+    if revision is None:
+        try:
+            known = known_dims(model)
+        except ModelError:  # of a folder whose sizes have other names, or of a broken one, which is reported below
+            known = None
+    if known is not None and known.caches_alike:
         return known
-    from latentmas_ray.models.load import load_config  # takes seconds
+    from latentmas_ray.models.abilities.cache_dims import cache_dims  # needs transformers, which takes seconds
 
-    return dims_of_config(load_config(model, revision).to_dict(), model)
+    return cache_dims(model, revision, stored_parameters=None if known is None else known.stored_parameters)
 
 
 def _check_own_model(agent: str, model: str) -> None:

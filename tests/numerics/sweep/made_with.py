@@ -6,6 +6,10 @@ from typing import Any
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 _MROPE = {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [16, 24, 24]}}}
 _COMPASS = {"rope_parameters": {"full_attention": {**_ROPE, "mrope_section": [22, 22, 20]}}}
+_MUSIC = {
+    "text_encoder": {"model_type": "t5"},
+    "audio_encoder": {"model_type": "encodec"},
+}
 _QWEN4 = {
     "indexer_n_heads": 4,
     "indexer_kv_heads": 1,
@@ -13,13 +17,19 @@ _QWEN4 = {
     "indexer_budget": 64,
     "indexer_compress_ratio": 8,
     "ple_embed_dim": 256,
-    "ple_layer_ids": [0],
+    "ple_layer_ids": [1],
+    "eos_token_id": 2,
     "ngram_vocab_size_base": 300,
 }
 
 MADE_WITH: Mapping[str, Mapping[str, Any]] = {
     "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [2]},
     "chameleon": {"vocabulary_map": {"<image>": 8, "IMGIMGBSZ": 9}},
+    # Multipliers that are 1 in default configurations, and are not in published models.
+    "falcon_h1": {"lm_head_multiplier": 0.25, "embedding_multiplier": 3.0, "key_multiplier": 0.5},
+    "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
+    "granitemoe": {"logits_scaling": 6.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
+    "hyperclovax": {"logits_scaling": 0.125},
     "cohere_compass": {"text_config": _COMPASS},
     "cohere_compass_text": _COMPASS,
     "dbrx": {"attn_config": {"kv_n_heads": 8, "rope_theta": 500_000.0, "clip_qkv": 8}},
@@ -29,6 +39,8 @@ MADE_WITH: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1},
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [22, 22, 20]}}},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
+    "gemma4_unified_assistant": {"text_config": {}},
     "gemma4": {"text_config": {"hidden_size_per_layer_input": 0}},  # as the larger ones are published
     "granite4_vision": {
         "text_config": {"model_type": "granite"},
@@ -42,7 +54,11 @@ MADE_WITH: Mapping[str, Mapping[str, Any]] = {
     # Short convolutions in most layers.
     "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]},
+    "mllama": {"text_config": {"num_hidden_layers": 4, "cross_attention_layers": [2]}},
     "ministral": {"head_dim": 128},
+    "musicgen": {**_MUSIC, "decoder": {"model_type": "musicgen_decoder"}},
+    "musicgen_melody": {**_MUSIC, "decoder": {"model_type": "musicgen_melody_decoder"}},
+    "vision-encoder-decoder": {"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2"}},
     "nemotron": {"num_key_value_heads": 8},
     # Three positions for each token, as a vision-language model has them.
     "glm4v": _MROPE,

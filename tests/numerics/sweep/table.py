@@ -22,11 +22,12 @@ class Row:
     works: bool
     reason: str  # why it is refused, or not tried
     merge: str  # "exact", or why branches cannot be merged
+    vllm: str  # "tried", or what vLLM cannot be given
 
     @classmethod
     def of(cls, outcome: Outcome) -> "Row":
-        merge = (outcome.merge or "exact") if outcome.works else ""
-        return cls(outcome.works, _cell(outcome.reason), _cell(merge))
+        merge = _merge(outcome) if outcome.works else ""
+        return cls(outcome.works, _cell(outcome.reason), _cell(merge), _on_vllm(outcome))
 
 
 def write(outcomes: Iterable[Outcome], document: Path = DOCUMENT) -> None:
@@ -48,11 +49,11 @@ def tables(outcomes: list[Outcome]) -> str:
         f"Of the {len(outcomes)} families of transformers {__version__} {len(working)} work, {len(refused)} are "
         f"refused, and {len(untried)} have no default configuration that makes a model here.",
         "",
-        "| family | what its layers cache | bytes per token | merges | max \\|Δlogit\\| |",
-        "| --- | --- | --- | --- | --- |",
+        "| family | what its layers cache | bytes per token | merges | vLLM | max \\|Δlogit\\| |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in working:
-        cells = (f"`{one.family}`", one.cache, str(one.bytes_per_token), one.merge or "exact", _rounded(one))
+        cells = (f"`{one.family}`", one.cache, str(one.bytes_per_token), _merge(one), _on_vllm(one), _rounded(one))
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     lines += _by_reason("refused, because", refused) + _by_reason("not tried, because", untried)
     return "\n".join(lines) + "\n"
@@ -73,10 +74,10 @@ def read(document: Path = DOCUMENT) -> Mapping[str, Row]:
     rows: dict[str, Row] = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if len(cells) == 5 and cells[0].startswith("`"):
-            rows[cells[0].strip("`")] = Row(True, "", cells[3])
+        if len(cells) == 6 and cells[0].startswith("`"):
+            rows[cells[0].strip("`")] = Row(True, "", cells[3], cells[4])
         elif len(cells) == 2 and cells[1].startswith("`"):
-            rows.update({name.strip("` "): Row(False, cells[0], "") for name in cells[1].split(",")})
+            rows.update({name.strip("` "): Row(False, cells[0], "", "") for name in cells[1].split(",")})
     return rows
 
 
@@ -90,6 +91,18 @@ def _cell(text: str) -> str:
     """A cell on one line. Numbers that depend on rounding are left out."""
     text = re.sub(r" \(relative error [^)]*\)", "", " ".join(text.split()))
     return text.replace("|", "\\|") if "\\|" not in text else text
+
+
+def _merge(outcome: Outcome) -> str:
+    """In a word, which the document explains."""
+    return "no: states" if outcome.merge else "exact"
+
+
+def _on_vllm(outcome: Outcome) -> str:
+    """In a word, which the document explains."""
+    if not outcome.works:
+        return ""
+    return next((f"no: {word}s" for word in ("state", "window", "shape") if word in outcome.vllm), "tried")
 
 
 def _rounded(outcome: Outcome) -> str:

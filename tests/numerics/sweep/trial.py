@@ -5,6 +5,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,18 @@ from transformers import PretrainedConfig
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.errors import InputError, LatentMASError
-from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, join, merge_layout
+from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, join, merge_layout
 from latentmas_ray.memory.codec import CodecName
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
+from latentmas_ray.models.abilities.cache_dims import dims_of
+from latentmas_ray.models.abilities.find import full_spec
+from latentmas_ray.models.compat import check_config
 from latentmas_ray.models.load import auto_class, load_model
+from latentmas_ray.vllm.families import vllm_obstacle
 from tests.cases.memory import take
 from tests.cases.wire import from_bytes, to_bytes
 from tests.numerics.sweep.listing import Family
+from tests.numerics.sweep.made_with import MADE_WITH
 from tests.numerics.sweep.plain import PlainSequence
 from tests.numerics.sweep.random_models import random_model, save, small_config
 from tests.numerics.turns import TOLERANCE, begin, logits_of, memory, place_chain, prompts_of, think
@@ -45,6 +51,7 @@ class Outcome:
     merge: str = ""  # why branches cannot be merged; empty if they can
     cache: str = ""
     bytes_per_token: int = 0
+    vllm: str = ""  # why vLLM cannot be given its memory; empty if it can be tried
     errors: Mapping[str, float] = field(default_factory=dict)
     where: str = ""  # the traceback of a fault
 
@@ -68,8 +75,22 @@ def try_family(family: Family, *, config: PretrainedConfig | None = None) -> Out
             small = config or small_config(family)
             save(random_model(small), small, Path(folder))
         except Exception as error:  # noqa: BLE001 - transformers has no class for it
+            if reason := _refused_as_configured(family):
+                return Outcome(**known, kind="refused", reason=reason)
             return Outcome(**known, kind="untried", reason=_untried(error), where=traceback.format_exc())
         return _try_folder(Path(folder), small, known)
+
+
+def _refused_as_configured(family: Family) -> str:
+    """Why the family's default configuration alone is refused; empty if it is not, or if there is none."""
+    try:
+        config = family.config_class(**MADE_WITH.get(family.name, {}))
+        check_config(config, "MODEL")
+    except InputError as error:
+        return str(error).partition("; ")[2]
+    except Exception:  # noqa: BLE001 - transformers has no class for it
+        return ""
+    return ""
 
 
 def _untried(error: Exception) -> str:
@@ -77,7 +98,8 @@ def _untried(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, ImportError):
         return lines[0].partition(". ")[0]
-    return f"its default configuration makes no model ({type(error).__name__}: {lines[0]})"
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"its default configuration makes no model ({type(error).__name__}: {text})"
 
 
 def _try_folder(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -> Outcome:
@@ -94,9 +116,13 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
     except InputError as error:
         reason = str(error).replace(str(folder), "MODEL").partition("; ")[2]
         return Outcome(**known, kind="refused", reason=reason)
+    _check_stated(config, lm.spec)
     plain = auto_class(config).from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(lm, thoughts="realign", cache_dir=folder)
-    trial = Trial(engine, lambda: PlainSequence(plain, engine.rule, keeps_cache=not lm.spec.has_states))
+    plain_of = partial(
+        PlainSequence, plain, engine.rule, keeps_cache=not lm.spec.has_states, embed_factor=lm.embed_factor
+    )
+    trial = Trial(engine, plain_of)
     errors = {"thoughts": trial.thoughts(), "batch": trial.batch(), "hand-over": trial.hand_over()}
     errors["codec"] = trial.codec()
     try:
@@ -106,9 +132,19 @@ def _checked(folder: Path, config: PretrainedConfig, known: Mapping[str, str]) -
     kinds = Counter(str(layer).replace(" float32", "") for layer in lm.spec.layers)
     cache = "; ".join(f"{count} × ({kind})" for kind, count in kinds.items())
     facts = {"merge": merge, "cache": cache, "bytes_per_token": lm.spec.bytes_per_token, "errors": errors}
+    facts["vllm"] = vllm_obstacle(lm.spec) or ""
     outcome = Outcome(**known, kind="works", **facts)
     wrong = [f"{name} {error:.2g}" for name, error in errors.items() if not error <= TOLERANCE]
     return replace(outcome, kind="fault", reason=f"computes something else: {', '.join(wrong)}") if wrong else outcome
+
+
+def _check_stated(config: PretrainedConfig, spec: KVCacheSpec) -> None:
+    """What a plan and the doctor say of a model's memory without its weights is what it caches."""
+    stated = full_spec(config, "MODEL", spec.dtype)
+    dims = dims_of(config, "MODEL").in_dtype(spec.dtype)
+    assert [layer.shape for layer in stated.layers] == [layer.shape for layer in spec.layers]
+    assert stated.windows == spec.windows
+    assert (dims.bytes_per_token, dims.state_bytes) == (spec.bytes_per_token, spec.state_bytes)
 
 
 class Trial:

@@ -1,12 +1,20 @@
 """Model dimensions: of presets, from configurations, from the headers of weight files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from latentmas_ray.errors import ModelError
-from latentmas_ray.placement.model_dims import DTYPE_BYTES, PRESETS, dims_of_config, known_dims
+from latentmas_ray.placement.model_dims import (
+    DTYPE_BYTES,
+    PRESETS,
+    CacheSizes,
+    caches_alike,
+    dims_of_config,
+    known_dims,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 KIB = 1024
@@ -155,3 +163,33 @@ def test_the_dimensions_of_a_vision_language_model_are_those_of_its_text_decoder
     dims = dims_of_config(config, "made-up")
     assert dims == dims_of_config({**text, "dtype": "float32", "tie_word_embeddings": True}, "made-up")
     assert dims.bytes_per_token == 2 * 2 * 2 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"kv_lora_rank": 64},
+        {"layer_types": ["linear_attention", "full_attention"]},
+        {"mamba_d_state": 16},
+        {"attn_layer_period": 8},
+        {"hybrid_override_pattern": "M*"},
+        {"global_head_dim": 512},
+        {"cross_attention_layers": [3]},
+        {"num_kv_shared_layers": 1},
+        {"v_head_dim": 8},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_layers_that_do_not_all_cache_a_key_and_a_value_alike_are_noticed(field: dict[str, object]) -> None:
+    plain = {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"], "kv_lora_rank": None}
+    assert caches_alike(plain)
+    assert not caches_alike(plain | field)
+
+
+def test_the_sizes_of_a_cache_of_its_own_kind() -> None:
+    sizes = CacheSizes(token_numbers=100, state_numbers=10, fixed_state_bytes=64, kinds="1 × (state)")
+    dims = replace(PRESETS["qwen3-0.6b"], cache=sizes, stored_parameters=400_000_000)
+    assert (dims.bytes_per_token, dims.state_bytes, dims.memory_bytes(5)) == (200, 84, 1084)
+    in_float32 = dims.in_dtype("float32")
+    assert (in_float32.bytes_per_token, in_float32.state_bytes) == (400, 104)
+    assert dims.num_parameters == 400_000_000

@@ -137,6 +137,23 @@ def test_the_budget_learns_tokens_per_byte() -> None:
     assert budget.fits({"planner": bounds["planner"] * 1000})
 
 
+def test_the_budget_counts_states() -> None:
+    """Of a model whose layers keep them: once for each question and segment."""
+    bounds = {"planner": [SegmentBound(prompt_bytes=10, latent_steps=0, spare_tokens=0)] * 2}
+    budget = MemoryBudget(limit_bytes=2600, bytes_per_token=10, state_bytes=500)
+    budget.reserve("first", bounds)
+    assert budget.reserved_bytes == 2 * (10 * 10 + 500)
+    assert budget.fits(bounds)
+    budget.set_size("first", "planner", [550, 550])  # five tokens each
+    assert budget.reserved_bytes == 1100
+    budget.reserve("second", bounds)
+    assert budget.reserved_bytes == 1100 + 2 * (5 * 10 + 500)
+    assert not budget.fits({"planner": bounds["planner"] * 2})
+    budget.stop_counting("second", "planner")
+    budget.stop_counting("first", "planner")
+    assert budget.reserved_bytes == 0
+
+
 @given(st.data())
 def test_the_budget_s_sums_are_those_of_all_its_segments(data: st.DataObject) -> None:
     """Whatever is reserved, finished and dropped, in whatever order."""

@@ -49,6 +49,8 @@ def _model_to_json(name: str, figures: ModelDims) -> dict[str, Any]:
         "num_parameters": figures.num_parameters,
         "dtype": figures.dtype,
         "bytes_per_token": figures.bytes_per_token,
+        "state_bytes_per_question": figures.state_bytes,
+        "cache": None if figures.cache is None else figures.cache.kinds,
     }
 
 

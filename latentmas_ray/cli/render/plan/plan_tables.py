@@ -47,11 +47,18 @@ def _section(title: str, body: RenderableType) -> Iterator[RenderableType]:
 
 def _kv_formula(figures: ModelDims) -> str:
     """How the bytes of a token come about."""
+    if figures.cache is not None:
+        return f"{figures.cache.token_numbers:,} numbers × {figures.itemsize} B"
     if figures.latent_dim:
         numbers = f"(latent {figures.latent_dim} + rotary key {figures.rotary_key_dim})"
         return f"{figures.num_kv_layers} layers × {numbers} × {figures.itemsize} B"
     heads = f"{figures.num_kv_heads} KV heads × {figures.head_dim} × {figures.itemsize} B"
     return f"2 × {figures.num_kv_layers} layers × {heads}"
+
+
+def _states(figures: ModelDims) -> str:
+    size = f"{figures.state_bytes:,} B ({format_bytes(figures.state_bytes)})"
+    return f"{size} for each question, in each segment and in the cache, whatever its length"
 
 
 def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
@@ -60,6 +67,8 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
     rows = {
         "model": f"{model}, {figures.num_parameters:,} parameters in {figures.dtype}",
         "KV per token": f"{figures.bytes_per_token:,} B = {_kv_formula(figures)}",
+        **({} if figures.cache is None else {"cache": figures.cache.kinds}),
+        **({"states": _states(figures)} if figures.state_bytes else {}),
         **{f"model of {agent}": _other_model(plan, agent, name) for agent, name in request.other_models.items()},
         "batch": f"{load.batch_size} questions; of each and per agent {load.prompt_tokens} prompt tokens, "
         f"{load.latent_steps} latent steps or {load.max_new_tokens} new tokens",
@@ -92,7 +101,8 @@ def _may_stop(plan: Plan) -> bool:
 def _other_model(plan: Plan, agent: str, name: str) -> str:
     figures = plan.request.dims_of(agent)
     size = f"{figures.num_parameters:,} parameters in {figures.dtype}"
-    return f"{name}, {size}, {figures.bytes_per_token:,} B of KV per token"
+    states = f" and {figures.state_bytes:,} B of states per question" if figures.state_bytes else ""
+    return f"{name}, {size}, {figures.bytes_per_token:,} B of KV per token{states}"
 
 
 def _used(plan: Plan, speeds: LinkSpeeds) -> set[str]:
@@ -187,7 +197,7 @@ def _memory_notes(plan: Plan) -> Text:
     in_segments = "handed over by all agents" if plan.is_colocated else "read and handed over"
     lines = [
         f"weights = ({figures.shared_out_parameters:,}{by_tp} + {figures.whole_parameters:,}) × {figures.itemsize} B",
-        f"KV = cache tokens × {_questions(plan)} × {figures.bytes_per_token:,} B{by_tp}",
+        f"KV = cache tokens × {_questions(plan)} × {figures.bytes_per_token:,} B{by_tp}{_and_states(figures)}",
         f"segments = the same for the tokens that are {in_segments}",
         "allowance = 2 GB fixed + activations of a forward + logits",
     ]
@@ -207,6 +217,10 @@ def _memory_notes(plan: Plan) -> Text:
             "with vLLM first loads the whole model once on the CPU",
         ]
     return Text("\n".join(f" {line}" for line in lines), style="dim")
+
+
+def _and_states(figures: ModelDims) -> str:
+    return f" + questions × {figures.state_bytes:,} B of states" if figures.state_bytes else ""
 
 
 def _questions(plan: Plan) -> str:
@@ -231,7 +245,8 @@ def _hand_over_table(plan: Plan, speeds: LinkSpeeds) -> RenderableType:
     seconds = format_fine_seconds(sum(one.seconds for one in found))
     total = f" {format_bytes(moved)} move for a batch, {seconds} one after another"
     by_tp = f" / {plan.request.tp}" if plan.request.tp > 1 else ""
-    formula = f" bytes = tokens × questions × KV per token; time = bytes{by_tp} / speed of the link"
+    states = " + questions × states" if plan.request.dims_of(found[0].source).state_bytes else ""
+    formula = f" bytes = tokens × questions × KV per token{states}; time = bytes{by_tp} / speed of the link"
     if plan.request.other_models:
         formula += "\n between different models bytes are those of the recompute inputs: token ids and thoughts"
     if by_tp and any("network" in one.links for one in found):
