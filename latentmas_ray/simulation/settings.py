@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from latentmas_ray.bench.setting_checks import check_plot_file
+from latentmas_ray.config import DEFAULT_LATENT_STEPS
 from latentmas_ray.config.parts import MAX_DRIVERS
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
@@ -56,7 +57,7 @@ class SimulationSettings:
     seed: int = _flag(42, "S", "of the spread")
     model: str = _flag("qwen3-14b", "NAME|FOLDER", "whose memory is handed over")
     prompt_tokens: int = _flag(1000, "N", "of every agent and question")
-    latent_steps: int = _flag(40, "N", "of each latent agent")
+    latent_steps: int = _flag(DEFAULT_LATENT_STEPS, "N", "of each latent agent")
     max_new_tokens: int = _flag(256, "N", "of every text")
     hardware: str | None = _flag(
         None, "NAME", f"figures of the GPUs: their memory, links and turns; {', '.join(_GPUS)}"
