@@ -249,17 +249,17 @@ class UnusedSettingWarning(UserWarning):
 
 
 class ThoughtsAloneWarning(UserWarning):
-    """Agents hand over their thoughts and nothing else, and how many was not said: there are few by default."""
+    """Agents hand over their thoughts and nothing else, as few as by default."""
 
-    def __init__(self, agents: tuple[str, ...], latent_steps: int) -> None:
+    def __init__(self, agents: tuple[str, ...], latent_steps: int | str) -> None:
         self.agents, self.latent_steps = agents, latent_steps
         super().__init__(agents, latent_steps)
 
     def __str__(self) -> str:
         who = f"agent {self.agents[0]} hands" if len(self.agents) == 1 else f"agents {', '.join(self.agents)} hand"
         return (
-            f"{who} over thoughts alone, {self.latent_steps} each, as no number of latent steps was given; "
-            "docs/thoughts.md says how many have carried anything"
+            f"{who} over thoughts alone, {self.latent_steps} each by default (latent_steps); docs/thoughts.md says how "
+            "many have carried anything"
         )
 
 

@@ -176,7 +176,7 @@ class Setup:
         for name in names:
             own = config.model_copy(update={"memory": name})
             controlled = apply_control(topology, name)
-            self._warn_of_thoughts_alone(controlled, changes.keys())
+            self._warn_of_thoughts_alone(config, controlled, changes.keys())
             if config.save_memory is not None:
                 check_returns_memory(own, controlled)
             evaluations[name] = self._evaluation(own, controlled, questions, limits)
@@ -280,12 +280,13 @@ class Setup:
             several_answer=len(self.topology_for(config).answering_agents) > 1,
         )
         warn_of_unused(setting, given)
-        self._warn_of_thoughts_alone(self.topology_for(config), given)
+        self._warn_of_thoughts_alone(config, self.topology_for(config), given)
 
-    def _warn_of_thoughts_alone(self, topology: Topology, given: AbstractSet[str]) -> None:
-        agents = handing_over_thoughts_alone(topology)
-        if agents and "latent_steps" not in self._given | given:
-            warnings.warn(ThoughtsAloneWarning(agents, DEFAULT_LATENT_STEPS), stacklevel=5)
+    def _warn_of_thoughts_alone(self, config: RunConfig, topology: Topology, given: AbstractSet[str]) -> None:
+        if config.latent_steps != DEFAULT_LATENT_STEPS or "latent_steps" in self._given | given:
+            return
+        if agents := handing_over_thoughts_alone(topology):
+            warnings.warn(ThoughtsAloneWarning(agents, config.latent_steps), stacklevel=5)
 
     def _run_batches(
         self,

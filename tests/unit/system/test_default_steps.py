@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from latentmas_ray import LatentMAS, ThoughtsAloneWarning, Topology
 from latentmas_ray.cli.main import main
@@ -36,9 +37,21 @@ def test_nothing_is_said_of_the_default(topology: str) -> None:
 @pytest.mark.parametrize("memory", ["latent-only", "latent-only+sink"])
 def test_thoughts_alone_by_a_control(memory: str) -> None:
     (line,) = lines(memory=memory)
-    assert line.startswith("agents planner, critic, refiner hand over thoughts alone, 5 each, as no number of latent ")
+    assert line.startswith("agents planner, critic, refiner hand over thoughts alone, 5 each by default (latent_steps)")
     assert lines(memory=memory, latent_steps=5) == []
     assert lines(memory=memory, latent_steps="auto") == []
+
+
+def test_thoughts_alone_with_the_number_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for steps, num_lines in ((40, 0), (5, 1)):
+        file.write_text(
+            yaml.safe_dump(RunConfig(memory="latent-only", runtime="local", latent_steps=steps).model_dump())
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert LatentMAS.from_config(file).config.latent_steps == steps
+        assert len(caught) == num_lines
 
 
 def test_thoughts_alone_by_a_topology() -> None:
@@ -48,7 +61,7 @@ def test_thoughts_alone_by_a_topology() -> None:
         {"name": "answerer", "prompt": "{{ question }}", "thinks": "text", "reads": ("reader", "sceptic")},
     ]
     (line,) = lines(topology=Topology(name="team", agents=agents))
-    assert line.startswith("agent sceptic hands over thoughts alone, 5 each, as no number")
+    assert line.startswith("agent sceptic hands over thoughts alone, 5 each by default")
     agents[1]["latent_steps"] = 20
     assert lines(topology=Topology(name="team", agents=agents)) == []
     assert lines(topology=Topology(name="team", agents=agents), method="text") == []
