@@ -176,7 +176,7 @@ class Setup:
         for name in names:
             own = config.model_copy(update={"memory": name})
             controlled = apply_control(topology, name)
-            self._warn_of_thoughts_alone(config, controlled, changes.keys())
+            self._warn_of_thoughts_alone(config, controlled, changes.keys(), stack_level=4)
             if config.save_memory is not None:
                 check_returns_memory(own, controlled)
             evaluations[name] = self._evaluation(own, controlled, questions, limits)
@@ -282,11 +282,14 @@ class Setup:
         warn_of_unused(setting, given)
         self._warn_of_thoughts_alone(config, self.topology_for(config), given)
 
-    def _warn_of_thoughts_alone(self, config: RunConfig, topology: Topology, given: AbstractSet[str]) -> None:
+    def _warn_of_thoughts_alone(
+        self, config: RunConfig, topology: Topology, given: AbstractSet[str], *, stack_level: int = 5
+    ) -> None:
+        """Warn, at the line of the caller of `LatentMAS`, of agents that hand over no more than the default."""
         if config.latent_steps != DEFAULT_LATENT_STEPS or "latent_steps" in self._given | given:
             return
         if agents := handing_over_thoughts_alone(topology):
-            warnings.warn(ThoughtsAloneWarning(agents, config.latent_steps), stacklevel=5)
+            warnings.warn(ThoughtsAloneWarning(agents, config.latent_steps), stacklevel=stack_level)
 
     def _run_batches(
         self,
