@@ -23,6 +23,7 @@ from benchmarks.scaling.settings import ScalingBenchSettings
 from benchmarks.thoughts.command import thoughts
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
+from latentmas_ray.config import DEFAULT_LATENT_STEPS
 from latentmas_ray.simulation.settings import SimulationSettings
 
 _SETTINGS = (
@@ -137,7 +138,7 @@ def _samples(
     samples: Annotated[int, typer.Option(help="answers to a question", min=2)] = 8,
     limit: Annotated[int, typer.Option(help="questions", min=1)] = 16,
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 8,
-    latent_steps: Annotated[int, typer.Option(help="thoughts of each latent agent", min=0)] = 40,
+    latent_steps: Annotated[int, typer.Option(help="thoughts of each latent agent", min=0)] = DEFAULT_LATENT_STEPS,
     max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 64,
     dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "float32",
     temperature: Annotated[float, typer.Option(help="of the answers", min=0.01)] = 0.6,

@@ -252,5 +252,20 @@ class UnusedSettingWarning(UserWarning):
         return f"{self.field}={self.value} does nothing with {cause}: {self.why}"
 
 
+class ThoughtsAloneWarning(UserWarning):
+    """Agents hand over their thoughts and nothing else, as few as by default."""
+
+    def __init__(self, agents: tuple[str, ...], latent_steps: int | str) -> None:
+        self.agents, self.latent_steps = agents, latent_steps
+        super().__init__(agents, latent_steps)
+
+    def __str__(self) -> str:
+        who = f"agent {self.agents[0]} hands" if len(self.agents) == 1 else f"agents {', '.join(self.agents)} hand"
+        return (
+            f"{who} over thoughts alone, {self.latent_steps} each by default (latent_steps); docs/thoughts.md says how "
+            "many have carried anything"
+        )
+
+
 class UntrainedQuestionWarning(UserWarning):
     """The embedded model is asked a question that it was not trained for."""

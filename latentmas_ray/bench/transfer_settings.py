@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from latentmas_ray.bench.setting_checks import check_address, check_dtype, check_plot_file, check_positive
+from latentmas_ray.config import DEFAULT_LATENT_STEPS
 from latentmas_ray.errors import ConfigError
 
 # The first is the smallest possible segment; those that fit into memory are measured.
@@ -21,7 +22,7 @@ class TransferBenchSettings:
     address: str | None = None
     end_to_end: bool = True
     prompt_tokens: int = 1000  # of the agent that sends its memory, end to end
-    latent_steps: int = 40
+    latent_steps: int = DEFAULT_LATENT_STEPS
     plot: str | None = None
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ from latentmas_ray.errors import (
     InputError,
     LatentMASError,
     OldNameWarning,
+    ThoughtsAloneWarning,
     UntrainedQuestionWarning,
     UnusedSettingWarning,
     hide_passwords,
@@ -72,7 +73,7 @@ _FLAG_FIELDS = (
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 MAX_ERROR_LINES = 6
-_SHOWN_AS_NOTES = (OldNameWarning, UntrainedQuestionWarning, UnusedSettingWarning)
+_SHOWN_AS_NOTES = (OldNameWarning, ThoughtsAloneWarning, UntrainedQuestionWarning, UnusedSettingWarning)
 
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -20,7 +20,13 @@ from latentmas_ray.config.choices import (
 )
 from latentmas_ray.config.decision import DecisionConfig
 from latentmas_ray.config.hints import HintsConfig
-from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
+from latentmas_ray.config.latent_steps import (
+    DEFAULT_LATENT_STEPS,
+    LatentSteps,
+    StepsSetting,
+    latent_steps_of,
+    most_steps,
+)
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
     EMBEDDED_MODELS,
@@ -57,6 +63,7 @@ from latentmas_ray.config.values import (
 )
 
 __all__ = [
+    "DEFAULT_LATENT_STEPS",
     "DEVICE_FORM",
     "EMBEDDED_MODEL",
     "EMBEDDED_MODELS",

@@ -21,6 +21,8 @@ def eval_flags(config: RunConfig, seeds: Sequence[int] = ()) -> dict[str, str]:
         value = getattr(config, name)
         if name in _LEFT_OUT or (name not in _ALWAYS and value == getattr(default, name)):
             continue
+        if name == "latent_steps" and not config.has_thoughts:
+            continue
         flag = name.replace("_", "-")
         found[name] = f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag} {_text(value)}"
     if len(seeds) > 1:

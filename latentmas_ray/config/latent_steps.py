@@ -7,6 +7,11 @@ import re
 from dataclasses import dataclass
 
 MAX_LATENT_STEPS = 100_000
+# Next to prompts' memory no number of thoughts from 1 to 40 answers more than none does; 40 by `realign` cost a model
+# that was trained on texts more than half of its right answers, 5 were within the noise of none (docs/thoughts.md).
+# 5 and not 0, so that controls of thoughts, guards, traces and other thought rules have something to work on. 40 is the
+# published setting, and that of presets.
+DEFAULT_LATENT_STEPS = 5
 AUTO_STEPS = 40  # `auto` stands for fill:40
 CONVERGED = 0.999  # the cosine of a thought with the one before from which it counts as the same; docs/latent_steps.md
 LATENT_STEPS_FORM = (

@@ -26,7 +26,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
-from latentmas_ray.config.latent_steps import StepsSetting, parse_latent_steps
+from latentmas_ray.config.latent_steps import DEFAULT_LATENT_STEPS, StepsSetting, parse_latent_steps
 from latentmas_ray.config.thoughts import parse_thoughts
 from latentmas_ray.config.values import (
     DEVICE_FORM,
@@ -172,7 +172,7 @@ class MethodConfig(ConfigPart):
         description="a control: another question's memory, a part of it, none, or one agent gets something wrong",
     )
     latent_steps: StepsSetting = Field(
-        default=40,
+        default=DEFAULT_LATENT_STEPS,
         description="latent thoughts per latent agent (m); auto: until they have converged (see docs/latent_steps.md)",
     )
     thoughts: str = Field(

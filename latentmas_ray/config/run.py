@@ -68,6 +68,11 @@ class RunConfig(
             return self
         return self.model_copy(update={"max_new_tokens": task_max_new_tokens or MAX_NEW_TOKENS})
 
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether agents think in latent space: with one agent alone, with text and without memory none does."""
+        return self.method == "latent" and self.memory != "none"
+
     def written_at_once(self, engine: str) -> int:
         """Return the number of questions that an agent with this engine writes at the same time: at most
         `MAX_DECODE_BATCH`, however large a batch is."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from latentmas_ray.config import most_steps
+from latentmas_ray.config import DEFAULT_LATENT_STEPS, most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.topology.agent import LATENT_PARTS, Agent, Topology
@@ -21,7 +21,7 @@ class Workload:
 
     batch_size: int = 8
     prompt_tokens: int = 1000
-    latent_steps: int = 40
+    latent_steps: int = DEFAULT_LATENT_STEPS
     max_new_tokens: int = 256
     keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
     window: int | None = None  # of the prompts only the last `window` − 1 positions are handed over

@@ -301,6 +301,8 @@ class Journal:
         pinned = stored.get("pinned")
         was = stored_fields(stored) | (pinned if isinstance(pinned, dict) else {})
         for name, value in (self._config.identity() | self._pinned).items():
+            if name == "latent_steps" and not self._config.has_thoughts:
+                continue  # its default has changed, and there it does nothing
             if name not in was or was[name] != value:
                 stored_value = repr(was[name]) if name in was else "no such field"
                 expected = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from latentmas_ray.config import (
+    DEFAULT_LATENT_STEPS,
     MAX_NEW_TOKENS,
     GuardName,
     KeepBy,
@@ -30,7 +31,7 @@ from latentmas_ray.units import share_of
 class DriverSettings:
     """The scheduler's part of a run's configuration: turns, limits in flight, retries."""
 
-    latent_steps: StepsSetting = 40  # for agents that do not set their own
+    latent_steps: StepsSetting = DEFAULT_LATENT_STEPS  # for agents that do not set their own
     sampling: Sampling = field(default_factory=Sampling)
     transfer: TransferMode = "kv"
     memory_limit_bytes: int | None = None  # None: the runtime's default

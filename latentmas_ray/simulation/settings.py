@@ -15,8 +15,9 @@ AUTO = "auto"  # the layout of a run with `replicas auto`
 BALANCED = "balanced"  # replicas in proportion to the seconds of the agents' turns
 MAX_GPUS = 8192
 _MOST = 10_000_000  # of what is counted: so many questions fit into memory
-# Of a published run of the method: a question's latent agents and its answering agent on one GPU.
-_THINK_SECONDS, _WRITE_SECONDS = 0.3, 20.0
+# Of a published run of the method: a question's latent agents and its answering agent on one GPU, and the number of
+# latent steps that such seconds are of.
+_THINK_SECONDS, _WRITE_SECONDS, _LATENT_STEPS = 0.3, 20.0, 40
 _GPUS = tuple(name for name, one in HARDWARE.items() if one.cores is None)
 _OTHERS = LinkSpeeds()
 
@@ -56,7 +57,7 @@ class SimulationSettings:
     seed: int = _flag(42, "S", "of the spread")
     model: str = _flag("qwen3-14b", "NAME|FOLDER", "whose memory is handed over")
     prompt_tokens: int = _flag(1000, "N", "of every agent and question")
-    latent_steps: int = _flag(40, "N", "of each latent agent")
+    latent_steps: int = _flag(_LATENT_STEPS, "N", "of each latent agent")
     max_new_tokens: int = _flag(256, "N", "of every text")
     hardware: str | None = _flag(
         None, "NAME", f"figures of the GPUs: their memory, links and turns; {', '.join(_GPUS)}"

@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 class LatentMAS:
     """Several agents that answer questions together. Use it as a context manager.
 
-        with LatentMAS("tiny", topology="sequential", latent_steps=40) as mas:
+        with LatentMAS("tiny", topology="sequential", temperature=0.0) as mas:
             print(mas.ask("Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?").answer)
 
     The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, at the first call.

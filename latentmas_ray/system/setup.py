@@ -1,12 +1,15 @@
 """Turns the arguments of `LatentMAS` into a topology, a model, a runtime, calls and evaluations."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray import tasks
 from latentmas_ray.config import (
+    DEFAULT_LATENT_STEPS,
     MemoryName,
     RunConfig,
     RunSetting,
@@ -19,7 +22,7 @@ from latentmas_ray.config import (
     warn_of_unused,
 )
 from latentmas_ray.engine.turn import GivenMemory
-from latentmas_ray.errors import ConfigError, ModelError, TopologyError
+from latentmas_ray.errors import ConfigError, ModelError, ThoughtsAloneWarning, TopologyError
 from latentmas_ray.placement import WHOLE_CLUSTER
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.controls.names import check_controls
@@ -58,6 +61,7 @@ from latentmas_ray.topology import (
     corrupt_one,
     digest_topology,
     dump_topology,
+    handing_over_thoughts_alone,
     load_topology,
     own_models,
 )
@@ -97,7 +101,8 @@ class Setup:
         self.topology = self.topology_for(self.config)
         set_before = model.model_fields_set if isinstance(model, RunConfig) else set()
         set_here = fields.keys() | ({"topology"} if isinstance(topology, str) else set())
-        self._warn_of_unused(self.config, set_before | set_here)
+        self._given = set_before | set_here
+        self._warn_of_unused(self.config, self._given)
         check_engines(self.config, self.topology, has_name=given is None)
         decision_of(self.config, self.topology)
         self._check_transport()
@@ -172,6 +177,7 @@ class Setup:
         for name in names:
             own = config.model_copy(update={"memory": name})
             controlled = apply_control(topology, name)
+            self._warn_of_thoughts_alone(config, controlled, changes.keys(), stack_level=4)
             if config.save_memory is not None:
                 check_returns_memory(own, controlled)
             evaluations[name] = self._evaluation(own, controlled, questions, limits)
@@ -262,7 +268,7 @@ class Setup:
         is_builtin = self._own_topology is None and builtin_for(config.task, config.topology) in BUILTIN
         return None if is_builtin else dump_topology(self._configured_topology(config))
 
-    def _warn_of_unused(self, config: RunConfig, given: Collection[str]) -> None:
+    def _warn_of_unused(self, config: RunConfig, given: AbstractSet[str]) -> None:
         topology = self._configured_topology(config)
         steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
         engines = tuple(agent.engine for agent in self.topology_for(config).agents if agent.thinks == "text")
@@ -276,6 +282,16 @@ class Setup:
             several_answer=len(self.topology_for(config).answering_agents) > 1,
         )
         warn_of_unused(setting, given)
+        self._warn_of_thoughts_alone(config, self.topology_for(config), given)
+
+    def _warn_of_thoughts_alone(
+        self, config: RunConfig, topology: Topology, given: AbstractSet[str], *, stack_level: int = 5
+    ) -> None:
+        """Warn, at the line of the caller of `LatentMAS`, of agents that hand over no more than the default."""
+        if config.latent_steps != DEFAULT_LATENT_STEPS or "latent_steps" in self._given | given:
+            return
+        if agents := handing_over_thoughts_alone(topology):
+            warnings.warn(ThoughtsAloneWarning(agents, config.latent_steps), stacklevel=stack_level)
 
     def _run_batches(
         self,

@@ -14,7 +14,13 @@ corruption   the control that gives one agent a wrong version of the question
 hints        an agent that proposes hints, and the copies of a question for them
 """
 
-from latentmas_ray.topology.ablations import MemoryControl, apply_control, apply_method, builtin_for
+from latentmas_ray.topology.ablations import (
+    MemoryControl,
+    apply_control,
+    apply_method,
+    builtin_for,
+    handing_over_thoughts_alone,
+)
 from latentmas_ray.topology.agent import Agent, AgentMemory, HandsOver, Thinks, Topology
 from latentmas_ray.topology.corruption import corrupt_one
 from latentmas_ray.topology.hints import apply_hints, ask_with_hints
@@ -42,6 +48,7 @@ __all__ = [
     "digest_topology",
     "dump_topology",
     "format_context",
+    "handing_over_thoughts_alone",
     "load_topology",
     "own_models",
     "parse_topology",

@@ -68,6 +68,13 @@ def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
     )
 
 
+def handing_over_thoughts_alone(topology: Topology) -> tuple[str, ...]:
+    """Return the names of the agents that hand over their thoughts alone, as many as the run says."""
+    return tuple(
+        agent.name for agent in topology.agents if agent.hands_over in LATENT_PARTS and agent.latent_steps is None
+    )
+
+
 def _as_text(agent: Agent) -> Agent:
     given = agent.model_fields_set - set(LATENT_KEYS)
     return Agent(**{key: getattr(agent, key) for key in given} | {"thinks": "text"})

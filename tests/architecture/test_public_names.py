@@ -32,6 +32,7 @@ PUBLIC_NAMES = [
     "SeedsSummary",
     "SegmentError",
     "Summary",
+    "ThoughtsAloneWarning",
     "Topology",
     "TopologyError",
     "TurnFinished",

@@ -4,10 +4,14 @@ import pickle
 
 import pytest
 
+from latentmas_ray.bench.answer.settings import AnswerBenchSettings
+from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.config import LatentSteps, latent_steps_of, make_config, most_steps
 from latentmas_ray.config.latent_steps import CONVERGED
 from latentmas_ray.config.run import stored_fields
 from latentmas_ray.errors import ConfigError, TopologyError
+from latentmas_ray.placement.memory_estimate import Workload
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.topology.agent import Agent, Topology
 
 FILL = MAX = CONVERGED
@@ -44,6 +48,12 @@ def test_forms_in_a_topology(given: object, stored: object, meaning: LatentSteps
     topology = Topology.parse(text + "- {name: b, prompt: y, thinks: text, reads: a}\n")
     assert topology.agents[0].latent_steps == stored
     assert Topology.parse(topology.to_yaml()) == topology
+
+
+def test_the_default_is_one_number_everywhere() -> None:
+    """What plans and benches reckon with is what a run thinks, so one number has to be changed."""
+    others = (DriverSettings(), Workload(), TransferBenchSettings(), AnswerBenchSettings())
+    assert {make_config({}).latent_steps, *(one.latent_steps for one in others)} == {5}
 
 
 @pytest.mark.parametrize("given", [*WRONG, True, -1, 100_001, 1.5, [3]])

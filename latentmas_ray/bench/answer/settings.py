@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from latentmas_ray.bench.setting_checks import DTYPES, check_address, check_positive
-from latentmas_ray.config import DEVICE_FORM, EMBEDDED_MODEL, is_device
+from latentmas_ray.config import DEFAULT_LATENT_STEPS, DEVICE_FORM, EMBEDDED_MODEL, is_device
 from latentmas_ray.config.thoughts import parse_thoughts
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
@@ -54,7 +54,7 @@ class AnswerBenchSettings:
     limit: int = _flag(64, "N", "questions of each task")
     concurrency: tuple[int, ...] = _flag((1, 8, 32), "C,C,…", "questions that an agent computes at the same time")
     topology: str = _flag("sequential", "NAME|FILE.yaml", "of the methods")
-    latent_steps: int = _flag(40, "N", "of each latent agent")
+    latent_steps: int = _flag(DEFAULT_LATENT_STEPS, "N", "of each latent agent")
     thoughts: str = _flag("realign", "RULE", "of latent agents, as in latentmas eval")
     keep: float = _flag(1.0, "SHARE", "of the positions of each prompt that a latent agent hands over")
     runtime: str = _flag("ray", "ray|local", "of the methods")

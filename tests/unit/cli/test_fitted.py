@@ -190,7 +190,21 @@ def test_the_transfer_benchmark(width: int) -> None:
     ("args", "whole"),
     [
         (
-            ["plan", "--model", "qwen2.5-72b", "--tp", "4", "--nodes", "4", "--gpus-per-node", "8", "--replicas", "2"],
+            [
+                "plan",
+                "--model",
+                "qwen2.5-72b",
+                "--tp",
+                "4",
+                "--nodes",
+                "4",
+                "--gpus-per-node",
+                "8",
+                "--replicas",
+                "2",
+                "--latent-steps",
+                "40",
+            ],
             ["72,706,203,648", "327,680", "node 0", "2,726,297,600", "40.1 GB", "218 ms"],
         ),
         (["tasks"], ["gsm8k", "1319", "20000"]),

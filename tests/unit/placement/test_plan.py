@@ -178,12 +178,20 @@ def test_the_network_is_shared_at_the_reader_too() -> None:
 @pytest.mark.parametrize(
     ("asked", "parts"),
     [
-        (request(cluster(1, 4, gigabytes=24)), ["gpu_memory: got '24 GB'", "a GPU needs 41.9 GB", "17.9 GB more"]),
+        (
+            request(cluster(1, 4, gigabytes=24), workload=Workload(latent_steps=40)),
+            ["gpu_memory: got '24 GB'", "a GPU needs 41.9 GB", "17.9 GB more"],
+        ),
         (request(cluster(1, 8, gigabytes=24), replicas=2), ["--tp 2"]),
-        (request(cluster(1, 4), workload=Workload(batch_size=64)), ["--batch-size 38", "--tp 2"]),
+        (request(cluster(1, 4), workload=Workload(batch_size=64, latent_steps=40)), ["--batch-size 38", "--tp 2"]),
         (request(cluster(1, 1), placement="pack"), ["--placement colocate"]),
         (
-            request(cluster(1, 4), placement="pack", written_at_once={"judger": 64}),
+            request(
+                cluster(1, 4),
+                placement="pack",
+                written_at_once={"judger": 64},
+                workload=Workload(latent_steps=40),
+            ),
             ["gpu_memory: got '80 GB'", "--decode-batch 38"],
         ),
         (request(cluster(1, 4), replicas=2, placement="pack"), ["--replicas 1", "--nodes 2"]),

@@ -197,7 +197,7 @@ def test_any_text_survives(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"resume": False}, "--resume"),
-        ({"latent_steps": 7}, "latent_steps: got '7'; the run in .* has 40; resume with the same"),
+        ({"latent_steps": 7}, "latent_steps: got '7'; the run in .* has 5; resume with the same"),
         ({"model": "other"}, "model: got 'other'; the run in .* has 'tiny'"),
         ({"limit": 5}, "limit: got '5'; .* has None"),
         ({"batch_size": 4}, "batch_size"),

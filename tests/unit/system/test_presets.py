@@ -61,7 +61,8 @@ def test_a_plan_starts_from_one_and_flags_override_it(capfd: pytest.CaptureFixtu
     assert made["workload"]["max_new_tokens"] == 4096
     assert "note: other than in preset medqa-qwen3-14b: --latent-steps 20 (not 40)" in err
     # The task's typical texts count as if it were named.
-    assert main(["plan", "--task", "medqa", "--model", "Qwen/Qwen3-14B", "--max-new-tokens", "4096", *cluster]) == 0
+    own = ["--model", "Qwen/Qwen3-14B", "--max-new-tokens", "4096", "--latent-steps", "40"]
+    assert main(["plan", "--task", "medqa", *own, *cluster]) == 0
     named = json.loads(capfd.readouterr().out)
     assert main(["plan", "--preset", "medqa-qwen3-14b", *cluster]) == 0
     assert json.loads(capfd.readouterr().out)["predicted"] == named["predicted"]

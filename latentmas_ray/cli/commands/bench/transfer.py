@@ -11,6 +11,7 @@ from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.cli.unused_flags import tell_unused
+from latentmas_ray.config import DEFAULT_LATENT_STEPS
 from latentmas_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ PromptTokens = Annotated[
     int | None, typer.Option("--prompt-tokens", metavar="N", help="end to end: of the writer (default: 1000)")
 ]
 LatentSteps = Annotated[
-    int | None, typer.Option("--latent-steps", metavar="N", help="end to end: of the writer (default: 40)")
+    int | None,
+    typer.Option("--latent-steps", metavar="N", help=f"end to end: of the writer (default: {DEFAULT_LATENT_STEPS})"),
 ]
 Pairs = Annotated[
     str | None,
