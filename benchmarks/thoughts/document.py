@@ -43,8 +43,12 @@ def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot:
     controls = [memory for memory in settings.controls if memory != "matched"]
     names = [_NAMES.get(memory, f"over {memory}") for memory in controls]
     columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts", "latent-only − none"]
+    has_numbers = any(one.num_own is not None for one in figures)
+    if has_numbers:
+        columns.append("own numbers")
     rows = [columns, ["---", *("---:" for _ in columns[1:])], *(_row(one, controls) for one in figures)]
     shown = num_converging(settings)
+    numbers = " Own numbers: matched answers with a number of their own question's notes." if has_numbers else ""
     return [
         f"### {settings.label}",
         "",
@@ -52,7 +56,7 @@ def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot:
         "",
         f"{figures[0].num_questions} questions a cell, greedy, {settings.dtype}. Accuracy in % with its 95 % interval; "
         "P = matched − deranged, G = matched − none and the gain over no thoughts in points, with paired bootstrap "
-        "intervals.",
+        f"intervals.{numbers}",
         "",
         *table_lines(rows),
         "",
@@ -66,7 +70,8 @@ def _row(one: CellFigures, controls: Sequence[str]) -> list[str]:
     accuracies = [_accuracy(one, memory) for memory in ("matched", *controls)]
     gains = [_gain(one.gains.get(memory)) for memory in controls]
     rule = one.rule if one.steps else "no thoughts"
-    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), _gain(one.thoughts_alone)]
+    own = [] if one.num_own is None else [f"{one.num_own} of {one.num_questions}"]
+    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), _gain(one.thoughts_alone), *own]
 
 
 def _accuracy(one: CellFigures, memory: str) -> str:
