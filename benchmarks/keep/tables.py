@@ -48,7 +48,8 @@ def draw(figures: Sequence[KeepFigures], path: Path) -> None:
     figure = Figure(figsize=(12, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for by in dict.fromkeys(one.cell.by for one in figures):
+    choosers = dict.fromkeys(one.cell.by for one in figures if not one.cell.keeps_all)
+    for by in choosers or dict.fromkeys(one.cell.by for one in figures):
         for codec in dict.fromkeys(one.cell.codec for one in figures):
             own = [one for one in figures if one.cell.codec == codec and (one.cell.by == by or one.cell.keeps_all)]
             own.sort(key=lambda one: one.sent_bytes)
