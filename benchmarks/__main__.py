@@ -34,7 +34,7 @@ _SETTINGS = (
     ScalingBenchSettings,
     SimulationSettings,
 )
-_OWN_FIELDS = {"document", "other_batch_size", *signature(thoughts).parameters}
+_OWN_FIELDS = {"document", "other_batch_size", "teams", *signature(thoughts).parameters}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
 app = typer.Typer(
@@ -188,9 +188,12 @@ def _mixed_models(
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 50,
     max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 160,
     dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of all models")] = "auto",
+    teams: Annotated[
+        str, typer.Option(metavar="EXPERTS+ANSWERER,…", help="only these of them; without it every pair")
+    ] = "",
 ) -> None:
     """Measure teams of different models with all controls; run again, it continues."""
-    from benchmarks.mixed_models import MixedSettings, measure_mixed, mixed_table  # needs torch
+    from benchmarks.mixed_models import MixedSettings, measure_mixed, mixed_table, split_teams  # needs torch
 
     settings = MixedSettings(
         models=tuple(models.split(",")),
@@ -202,6 +205,7 @@ def _mixed_models(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         dtype=dtype,
+        teams=split_teams(teams),
     )
     typer.echo(mixed_table(measure_mixed(settings, folder, lambda line: typer.echo(line, err=True))))
 

@@ -31,10 +31,30 @@ class MixedSettings:
     batch_size: int = 50
     max_new_tokens: int = 160
     dtype: str = "auto"
+    teams: tuple[tuple[str, str], ...] = ()  # only these, as (model of the experts, model of the answerer); (): all
 
     def __post_init__(self) -> None:
         if len(set(self.models)) < 2:
             raise ConfigError("models", ",".join(self.models), "it must be at least two models, as in tiny,small")
+        for team in self.teams:
+            if unknown := [name for name in team if name not in self.models]:
+                raise ConfigError("teams", unknown[0], f"it must be two of --models, {', '.join(self.models)}")
+
+    def cells(self) -> "Iterator[MixedCell]":
+        """The cells of the teams that are asked for, and of each of their models alone."""
+        alone = {name for team in self.teams for name in team}
+        for cell in mixed_cells(self.models):
+            asked = cell.experts in alone if cell.method == "single" else (cell.experts, cell.answerer) in self.teams
+            if asked or not self.teams:
+                yield cell
+
+
+def split_teams(teams: str) -> tuple[tuple[str, str], ...]:
+    """Split `tiny+small,small+small`. Raises ConfigError."""
+    pairs = [team.split("+") for team in teams.split(",") if team]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise ConfigError("teams", "+".join(wrong[0]), "it must be EXPERTS+ANSWERER, as in tiny+small")
+    return tuple((experts, answerer) for experts, answerer in pairs)
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,7 @@ def mixed_cells(models: Sequence[str]) -> Iterator[MixedCell]:
 def measure_mixed(settings: MixedSettings, folder: Path, tell: Callable[[str], None]) -> list[MixedFigures]:
     """Run all cells that have not been run, and return the figures of all; `tell` gets a line for each."""
     found = []
-    for cell in mixed_cells(settings.models):
+    for cell in settings.cells():
         found.append(MixedFigures(cell, _scores(settings, cell, folder)))
         tell(f"{cell.folder}: {sum(found[-1].scores):.0f} of {len(found[-1].scores)} right")
     return found

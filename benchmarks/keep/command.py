@@ -14,7 +14,7 @@ _DEFAULTS = KeepBenchSettings()
 def keep(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="of the runs; those that are there are continued")],
     model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="of all agents")] = _DEFAULTS.model,
-    task: Annotated[str, typer.Option(metavar="notes|FILE.jsonl", help="the questions")] = _DEFAULTS.task,
+    task: Annotated[str, typer.Option(metavar="notes|facts|FILE.jsonl", help="the questions")] = _DEFAULTS.task,
     topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = _DEFAULTS.topology,
     dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of KV")] = _DEFAULTS.dtype,
     questions: Annotated[int, typer.Option(help="how many", min=1)] = _DEFAULTS.questions,
@@ -33,6 +33,9 @@ def keep(
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = _DEFAULTS.batch_size,
     max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = _DEFAULTS.max_new_tokens,
     seed: Annotated[int, typer.Option(help="of the generated notes", min=0)] = _DEFAULTS.seed,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="only the table and curve of what is complete there")
+    ] = False,
 ) -> None:
     """Measure accuracy and pairing gain over the bytes that agents hand over.
 
@@ -57,12 +60,13 @@ def keep(
         seed=seed,
         output=output,
     )
-    from benchmarks.keep.measure import measure  # torch and transformers: only once the flags are known good
+    # torch and transformers: only once the flags are known good
+    from benchmarks.keep.measure import measure, read_finished
     from benchmarks.keep.tables import draw, table
     from latentmas_ray.bench.plot import check_matplotlib
 
     check_matplotlib(str(output))
-    figures = measure(settings, lambda line: typer.echo(line, err=True))
+    figures = read_finished(settings) if no_run else measure(settings, lambda line: typer.echo(line, err=True))
     (output / "table.md").write_text(table(figures) + "\n")
     draw(figures, output / "curve.png")
     typer.echo(table(figures))

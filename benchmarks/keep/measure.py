@@ -1,7 +1,7 @@
 """Runs the cells, each an output folder that is continued, and reads their figures back."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +45,22 @@ def measure(settings: KeepBenchSettings, report: Callable[[str], None]) -> list[
             for memory in MEMORIES:
                 report(f"{number} of {len(cells)}: {cell.name}, {memory}")
                 _run(settings, cell, memory, config)
-    return list(read_figures(settings))
+    return list(read_figures(settings, list(settings.cells())))
 
 
-def read_figures(settings: KeepBenchSettings) -> Iterator[KeepFigures]:
-    """Yield the figures of the cells in the output folder."""
-    exact = _scores(settings, full, "matched") if (full := _full_cell(settings)) else None
-    for cell in settings.cells():
+def read_finished(settings: KeepBenchSettings) -> list[KeepFigures]:
+    """The figures of the cells whose two runs are finished. Raises ConfigError if there is none."""
+    cells = [cell for cell in settings.cells() if all(_is_finished(settings, cell, memory) for memory in MEMORIES)]
+    if not cells:
+        raise ConfigError("output", str(settings.output), "with --no-run it must have finished runs of these settings")
+    return list(read_figures(settings, cells))
+
+
+def read_figures(settings: KeepBenchSettings, cells: Sequence[KeepCell]) -> Iterator[KeepFigures]:
+    """Yield the figures of these cells of the output folder."""
+    full = next((cell for cell in cells if cell.keeps_all and cell.codec == "none"), None)
+    exact = _scores(settings, full, "matched") if full else None
+    for cell in cells:
         scores, deranged = (_scores(settings, cell, memory) for memory in MEMORIES)
         yield KeepFigures(
             cell=cell,
@@ -103,12 +112,14 @@ def _task_of(settings: KeepBenchSettings) -> str:
     return str(path)
 
 
-def _full_cell(settings: KeepBenchSettings) -> KeepCell | None:
-    return next((cell for cell in settings.cells() if cell.keeps_all and cell.codec == "none"), None)
-
-
 def _folder(settings: KeepBenchSettings, cell: KeepCell, memory: str) -> Path:
     return settings.output / f"{cell.name}-{memory}"
+
+
+def _is_finished(settings: KeepBenchSettings, cell: KeepCell, memory: str) -> bool:
+    if read_answers(answers_file(settings, cell, memory), settings.identity) is not None:
+        return True
+    return (_folder(settings, cell, memory) / "summary.json").exists()
 
 
 def _scores(settings: KeepBenchSettings, cell: KeepCell, memory: str) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The figures as a table of Markdown, and as a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.keep.measure import KeepFigures
 from benchmarks.keep.settings import SPOTS
@@ -47,19 +48,34 @@ def draw(figures: Sequence[KeepFigures], path: Path) -> None:
     figure = Figure(figsize=(12, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for by in dict.fromkeys(one.cell.by for one in figures):
+    choosers = dict.fromkeys(one.cell.by for one in figures if not one.cell.keeps_all)
+    for by in choosers or dict.fromkeys(one.cell.by for one in figures):
         for codec in dict.fromkeys(one.cell.codec for one in figures):
             own = [one for one in figures if one.cell.codec == codec and (one.cell.by == by or one.cell.keeps_all)]
             own.sort(key=lambda one: one.sent_bytes)
             sizes = [one.sent_bytes / 1000 for one in own]
             looks = {"color": _COLOURS[by], "marker": _MARKERS[codec], "label": f"{by}, {codec}", "linewidth": 1}
-            left.plot(sizes, [100 * one.accuracy for one in own], **looks)
-            right.plot(sizes, [100 * one.pairing_gain.difference for one in own], **looks)
+            rights, gains = [one.accuracy for one in own], [one.pairing_gain.difference for one in own]
+            _draw_line(left, sizes, rights, [one.interval for one in own], looks)
+            _draw_line(right, sizes, gains, [one.pairing_gain.interval for one in own], looks)
     for axes, name in ((left, "accuracy, %"), (right, "P = matched − deranged, points")):
         axes.set(xlabel="kB handed over a question", ylabel=name, xscale="log")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
     save_figure(figure, str(path))
+
+
+def _draw_line(
+    axes: Any,
+    sizes: Sequence[float],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    looks: Mapping[str, object],
+) -> None:
+    """A line with the 95 % interval of each point; shares, drawn in percent."""
+    below = [100 * (value - low) for value, (low, _) in zip(values, intervals, strict=True)]
+    above = [100 * (high - value) for value, (_, high) in zip(values, intervals, strict=True)]
+    axes.errorbar(sizes, [100 * value for value in values], yerr=[below, above], capsize=2, markersize=4, **looks)
 
 
 def _points(difference: PairedDifference) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.shared_memory.segments import cut, sent_bytes, stack, take, through_codec
 from latentmas_ray.config import CodecName, RunConfig
@@ -75,9 +76,9 @@ class TeamMemory:
 class SharedMemoryTeam:
     """The agents of a configuration on one loaded model, and the questions of its task."""
 
-    def __init__(self, config: RunConfig, lm: LanguageModel) -> None:
-        """Raises InputError kinds."""
-        self.questions = load_questions(config.task, config.limit)
+    def __init__(self, config: RunConfig, lm: LanguageModel, questions: Sequence[Question] | None = None) -> None:
+        """With `questions` only these of its task. Raises InputError kinds."""
+        self.questions = list(questions) if questions else load_questions(config.task, config.limit)
         self._config = config.resolved(task_max_new_tokens(self.questions))
         self._topology = team_topology(config)
         self._prompts = RenderedPrompts.of(self._topology, self.questions)
@@ -172,12 +173,25 @@ def save_answers(path: Path, settings: Mapping[str, object], answers: Sequence[T
 
 def read_answers(path: Path, settings: Mapping[str, object]) -> dict[str, float] | None:
     """1.0 for a right answer, by question; None if there is no such file, or one of other settings."""
+    rows = _read_rows(path, settings)
+    return None if rows is None else {row["id"]: float(bool(row["correct"])) for row in rows}
+
+
+def read_own_numbers(path: Path, settings: Mapping[str, object]) -> dict[str, bool]:
+    """Whether an answer has numbers of its own question's notes, by question, where the task says so; of a file that
+    `read_answers` reads, else nothing."""
+    rows = _read_rows(path, settings) or []
+    return {row["id"]: row["numbers_from"] in ("own", "both") for row in rows if row["numbers_from"] is not None}
+
+
+def _read_rows(path: Path, settings: Mapping[str, object]) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text())
     if found["settings"] != json.loads(json.dumps(settings)):
         return None
-    return {answer["id"]: float(bool(answer["correct"])) for answer in found["answers"]}
+    rows: list[dict[str, Any]] = found["answers"]
+    return rows
 
 
 def _graded(question: Question, text: str, num_tokens: int) -> TeamAnswer:

@@ -39,6 +39,7 @@ class ThoughtBenchSettings:
     max_new_tokens: int | None
     dtype: str
     output: Path
+    block: int | None = None  # questions that all cells answer before the next ones; None: all questions
     label: str = field(init=False)  # the model's name in the table
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class ThoughtBenchSettings:
         object.__setattr__(self, "label", f"{file_stem(self.model)} {file_stem(self.task)} {file_stem(self.topology)}")
         if "matched" not in self.controls:
             raise ConfigError("controls", ",".join(self.controls), "it must have matched, which the others control")
+        if self.block is not None and (self.block < 2 or self.limit % self.block):
+            raise ConfigError("block", self.block, f"it must be at least 2 and divide --limit, which is {self.limit}")
 
     @property
     def folder(self) -> Path:
@@ -56,9 +59,16 @@ class ThoughtBenchSettings:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What a cell must have been run with to be read."""
-        names = ("model", "task", "topology", "limit", "batch_size", "max_new_tokens", "dtype")
-        return {name: getattr(self, name) for name in names}
+        """What a cell must have been run with to be read; with blocks, whatever the number of questions."""
+        names = ("model", "task", "topology", "batch_size", "max_new_tokens", "dtype")
+        size = {"limit": self.limit} if self.block is None else {"block": self.block}
+        return {**{name: getattr(self, name) for name in names}, **size}
+
+    @property
+    def blocks(self) -> list[range]:
+        """The questions that are answered together, by their places in the task."""
+        size = self.block or self.limit
+        return [range(start, start + size) for start in range(0, self.limit, size)]
 
     def config(self, rule: str, memory: str) -> RunConfig:
         """The configuration of all cells with this rule and control."""
@@ -129,15 +139,18 @@ def run_cells(settings: ThoughtBenchSettings, say: Callable[[str], None]) -> Non
         lm = _measure_convergence(settings, rule, lm)
 
 
-def answers_file(settings: ThoughtBenchSettings, cell: ThoughtCell) -> Path:
-    """Where the answers of a cell are that has no run folder."""
-    return cell.folder(settings) / "answers.json"
+def answers_file(settings: ThoughtBenchSettings, cell: ThoughtCell, block: range) -> Path:
+    """Where the answers of a cell to a block of questions are, if it has no run folder."""
+    name = "answers" if settings.block is None else f"answers-{block.start}-{block.stop}"
+    return cell.folder(settings) / f"{name}.json"
 
 
 def num_converging(settings: ThoughtBenchSettings) -> int:
-    """The questions whose thoughts' convergence is drawn: all, if every rule's thoughts were computed once."""
-    is_shared = answers_file(settings, next(iter(plan_cells(settings)))).exists()
-    return settings.limit if is_shared else min(settings.limit, CONVERGENCE_QUESTIONS)
+    """The questions whose thoughts' convergence is drawn: those of the first block, if every rule's thoughts were
+    computed once."""
+    first = settings.blocks[0]
+    is_shared = answers_file(settings, next(iter(plan_cells(settings))), first).exists()
+    return len(first) if is_shared else min(settings.limit, CONVERGENCE_QUESTIONS)
 
 
 def convergence_file(settings: ThoughtBenchSettings, rule: str) -> Path:

@@ -33,16 +33,23 @@ def thoughts(
     output: Annotated[Path, typer.Option(metavar="DIR", help="a folder for each cell; complete ones are read")] = Path(
         "runs/thoughts"
     ),
+    block: Annotated[
+        int | None, typer.Option(help="questions that all cells answer before the next; without it all of them", min=2)
+    ] = None,
+    no_run: Annotated[bool, typer.Option("--no-run", help="only write what is complete in the folder")] = False,
     document: Annotated[Path | None, typer.Option(metavar="FILE.md", help="that gets the table and the plot")] = None,
 ) -> None:
     """Compare thought rules over numbers of latent steps, with memory controls, on one loaded model.
 
-    Started again with the same folder it continues; with another model it adds a table.
+    Started again with the same folder it continues; with another model it adds a table. With --block the table has the
+    questions that every cell has answered, and a later run with a larger --limit answers only those that are new.
     """
     from benchmarks.shared_memory.team import shares_memory, team_topology  # needs torch
     from benchmarks.thoughts.cells import ThoughtBenchSettings, run_cells
     from benchmarks.thoughts.document import prepare_document, write_table
+    from benchmarks.thoughts.figures import complete_blocks
     from benchmarks.thoughts.shared_cells import run_shared_cells
+    from latentmas_ray.errors import ConfigError
 
     settings = ThoughtBenchSettings(
         model=model,
@@ -56,13 +63,20 @@ def thoughts(
         max_new_tokens=max_new_tokens,
         dtype=dtype,
         output=output,
+        block=block,
     )
+    is_shared = shares_memory(team_topology(settings.config("realign", "matched")))
+    if block is not None and not is_shared:
+        raise ConfigError("block", block, "it needs latent agents that read no other agent")
+    if no_run and is_shared and not complete_blocks(settings):
+        raise ConfigError("output", str(output), "with --no-run it must have questions that every cell has answered")
     if document is not None:
         prepare_document(settings, document)
-    run = run_shared_cells if shares_memory(team_topology(settings.config("realign", "matched"))) else run_cells
-    run(settings, lambda line: typer.echo(line))
+    if not no_run:
+        run = run_shared_cells if is_shared else run_cells
+        run(settings, lambda line: typer.echo(line))
     if document is not None:
         flags = {"model": Path(model).name, "task": task, "topology": topology, "rules": rules, "steps": steps}
-        flags |= {"controls": controls, "limit": str(limit)}
+        flags |= {"controls": controls, "limit": str(limit)} | ({} if block is None else {"block": str(block)})
         command = " ".join(f"--{name} {shlex.quote(value)}" for name, value in flags.items())
         write_table(settings, document, f"python -m benchmarks thoughts {command}")

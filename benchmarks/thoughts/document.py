@@ -42,9 +42,14 @@ def _part(settings: ThoughtBenchSettings) -> GeneratedPart:
 def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot: str, command: str) -> list[str]:
     controls = [memory for memory in settings.controls if memory != "matched"]
     names = [_NAMES.get(memory, f"over {memory}") for memory in controls]
-    columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts", "latent-only − none"]
-    rows = [columns, ["---", *("---:" for _ in columns[1:])], *(_row(one, controls) for one in figures)]
+    has_alone = any(one.thoughts_alone is not None for one in figures)
+    has_numbers = any(one.num_own is not None for one in figures)
+    more = ["latent-only − none"] * has_alone + ["own numbers"] * has_numbers
+    columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts", *more]
+    rows = [columns, ["---", *("---:" for _ in columns[1:])]]
+    rows += [_row(one, controls, has_alone=has_alone) for one in figures]
     shown = num_converging(settings)
+    numbers = " Own numbers: matched answers with a number of their own question's notes." if has_numbers else ""
     return [
         f"### {settings.label}",
         "",
@@ -52,7 +57,7 @@ def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot:
         "",
         f"{figures[0].num_questions} questions a cell, greedy, {settings.dtype}. Accuracy in % with its 95 % interval; "
         "P = matched − deranged, G = matched − none and the gain over no thoughts in points, with paired bootstrap "
-        "intervals.",
+        f"intervals.{numbers}",
         "",
         *table_lines(rows),
         "",
@@ -62,11 +67,13 @@ def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot:
     ]
 
 
-def _row(one: CellFigures, controls: Sequence[str]) -> list[str]:
+def _row(one: CellFigures, controls: Sequence[str], *, has_alone: bool) -> list[str]:
     accuracies = [_accuracy(one, memory) for memory in ("matched", *controls)]
     gains = [_gain(one.gains.get(memory)) for memory in controls]
     rule = one.rule if one.steps else "no thoughts"
-    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), _gain(one.thoughts_alone)]
+    alone = [_gain(one.thoughts_alone)] if has_alone else []
+    own = [] if one.num_own is None else [f"{one.num_own} of {one.num_questions}"]
+    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), *alone, *own]
 
 
 def _accuracy(one: CellFigures, memory: str) -> str:

@@ -78,6 +78,7 @@ BENCHMARKS = {
     "threads": "--threads --model --task --limit --repeats --json",
     "mixed-models": """
         folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
+        --teams
     """,
     "mapped-words": "--models --questions --batch-size",
     "samples": """
@@ -93,7 +94,7 @@ BENCHMARKS = {
     """,
     "keep": """
         --model --task --topology --dtype --questions --keep --codecs --by --places --layers --latent-steps
-        --batch-size --max-new-tokens --seed --output
+        --batch-size --max-new-tokens --seed --no-run --output
     """,
     "abstractions": """
         folder --model --dtype --tasks --sources --methods --budget --hints --controls-at --limit --batch-size
@@ -106,7 +107,7 @@ BENCHMARKS = {
     "clusters": "--questions --nodes --document",
     "thoughts": """
         --model --task --topology --rules --steps --controls --limit --batch-size --max-new-tokens --dtype --output
-        --document
+        --block --no-run --document
     """,
     "vllm-memory": "--megabytes --repeats",
     "scaling": """

@@ -48,6 +48,14 @@ def test_memory_is_computed_once_where_agents_read_no_other(tmp_path: Path, caps
     fewer = [float(row[4].removesuffix(" ×")) for row in rows]
     assert fewer[0] == 1 < min(fewer[1:])
     assert fewer[3] == max(fewer)
+    (tmp_path / "keep-0.25-reader-none-deranged.json").unlink()
+    capsys.readouterr()
+    assert main([*flags, "--codecs", "none,int8,int4", "--keep", "1,0.25", "--no-run"]) == 0
+    shown = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert shown == [rows[0], rows[2], rows[3]], "what is finished, as it was"
+    assert not (tmp_path / "keep-0.25-reader-none-deranged.json").exists()
+    assert main([*flags, "--seed", "7", "--no-run"]) == 2
+    assert "with --no-run it must have finished runs of these settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

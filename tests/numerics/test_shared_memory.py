@@ -1,5 +1,6 @@
 """Memory that is computed once for many settings gives the answers of `latentmas eval` with each of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.shared_memory.team import SharedMemoryTeam, read_answers, save_a
 from latentmas_ray import LatentMAS, load_run
 from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.models import LanguageModel, load_model
+from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import Topology, load_topology
 
 FIELDS = {"model": "tiny", "task": "notes", "topology": "hierarchical", "runtime": "local", "temperature": 0.0}
@@ -135,6 +137,45 @@ def test_the_table_of_thoughts_is_written_from_memory_that_is_shared(tmp_path: P
     assert [row[0] for row in rows[2:]] == ["| no thoughts", "| realign", "| soft"]
     assert "cosine to the thought before (3 questions)" in document.read_text()
     assert (tmp_path / "thoughts_tiny_notes_hierarchical.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_thoughts_are_measured_block_by_block_and_more_questions_are_added(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    document = tmp_path / "thoughts.md"
+    document.write_text("# Thoughts\n")
+    flags = ["thoughts", "--task", "facts", "--rules", "realign", "--steps", "0,2", "--controls", "matched,deranged"]
+    flags += ["--batch-size", "2", "--max-new-tokens", "4", "--output", str(tmp_path / "cells"), "--block", "2"]
+    assert main([*flags, "--limit", "2", "--document", str(document)]) == 0
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").rglob("*.json")}
+    assert main([*flags, "--limit", "4", "--document", str(document)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is there is not run again"
+    files = sorted((tmp_path / "cells").rglob("answers-2-4.json"))
+    assert len(files) == 4
+    rows = [line.split(" | ") for line in document.read_text().splitlines() if line.startswith("| ")]
+    assert rows[0][-1] == "own numbers |"
+    assert rows[2][-1].endswith(" of 4 |")
+    names = {answer["id"] for answer in json.loads(files[0].read_text())["answers"]}
+    assert names == {question.id for question in load_questions("facts", 4)[2:]}
+    files[0].unlink()
+    assert main([*flags, "--limit", "4", "--no-run", "--document", str(document)]) == 0
+    assert "\n2 questions a cell" in document.read_text(), "of the blocks that every cell has answered"
+    assert not files[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--limit", "5", "--block", "2"], "--block: got '2'; it must be at least 2 and divide --limit, which is 5"),
+        (["--topology", "sequential", "--block", "2"], "--block: got '2'; it needs latent agents that read no other"),
+        (["--no-run"], "it must have questions that every cell has answered"),
+    ],
+)
+def test_blocks_that_cannot_be_are_refused(
+    flags: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["thoughts", "--output", str(tmp_path / "none"), *flags]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

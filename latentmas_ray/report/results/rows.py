@@ -74,7 +74,7 @@ def _row(run: ComparedRun, gains: Sequence[Gain]) -> ResultRow:
     again = f"latentmas eval --config {run.runs[0].folder}" if own else ""
     return ResultRow(
         folder=run.folder,
-        model=config.model,
+        model=config.model_names,
         task=task_title(config.task),
         method=config.method,
         memory=config.memory,
@@ -123,7 +123,7 @@ def _comparable(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
 
 
 def _has_same_questions(run: ComparedRun, group: Sequence[ComparedRun]) -> bool:
-    if (run.config.task, run.config.model) != (group[0].config.task, group[0].config.model):
+    if (run.config.task, run.config.model_names) != (group[0].config.task, group[0].config.model_names):
         return False
     try:
         check_same_questions([run, *group])

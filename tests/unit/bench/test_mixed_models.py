@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.mapped_words import MappedWords, words_table
-from benchmarks.mixed_models import MixedCell, MixedFigures, MixedSettings, measure_mixed, mixed_cells, mixed_table
+from benchmarks.mixed_models import (
+    MixedCell,
+    MixedFigures,
+    MixedSettings,
+    measure_mixed,
+    mixed_cells,
+    mixed_table,
+    split_teams,
+)
 from latentmas_ray.errors import ConfigError
 
 
@@ -20,6 +29,30 @@ def test_each_pair_has_all_controls_in_both_directions_and_each_model_its_own() 
 def test_one_model_is_no_team() -> None:
     with pytest.raises(ConfigError, match="it must be at least two models"):
         MixedSettings(models=("tiny", "tiny"))
+
+
+def test_teams_can_be_chosen_and_each_of_their_models_answers_alone() -> None:
+    cells = list(MixedSettings(models=("tiny", "small", "other"), teams=split_teams("small+small,tiny+small")).cells())
+    single = [cell.experts for cell in cells if cell.method == "single"]
+    teams = {(cell.experts, cell.answerer) for cell in cells if cell.method != "single"}
+    assert single == ["tiny", "small"]
+    assert teams == {("tiny", "small"), ("small", "small")}
+    assert list(MixedSettings().cells()) == list(mixed_cells(("tiny", "small")))
+
+
+@pytest.mark.parametrize(
+    ("teams", "line"),
+    [
+        ("tiny", "--teams: got 'tiny'; it must be EXPERTS+ANSWERER, as in tiny+small"),
+        ("tiny+other", "--teams: got 'other'; it must be two of --models, tiny, small"),
+    ],
+)
+def test_teams_that_cannot_be_are_refused(
+    teams: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mixed-models", str(tmp_path / "none"), "--teams", teams]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

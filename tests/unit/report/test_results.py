@@ -75,6 +75,23 @@ def test_all_finished_runs_are_listed_and_the_others_named(runs: Path, capfd: py
     assert matched["hardware"] == "a processor, 4 cores; 2 actors on 1 node"
 
 
+def test_a_team_of_different_models_is_named_and_compared_as_such(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    team: dict[str, Any] = {"task": "notes", "method": "latent", "topology": "hierarchical", "latent_steps": 5}
+    mixed = {**team, "models": {"answerer": "small"}}
+    write_simple_run(tmp_path / "mixed", "11", **mixed)
+    write_simple_run(tmp_path / "mixed-deranged", "01", **mixed, memory="deranged")
+    write_simple_run(tmp_path / "own", "10", **team)
+    write_simple_run(tmp_path / "own-none", "00", **team, memory="none")
+    found, _ = listed(capfd, str(tmp_path))
+    rows = {Path(row["folder"]).name: row for row in found["runs"]}
+    assert rows["mixed"]["model"] == "tiny (answerer: small)"
+    assert rows["own"]["model"] == "tiny"
+    gains = {name: [gain["kind"] for gain in rows[name]["gains"]] for name in ("mixed", "own")}
+    assert gains == {"mixed": ["pairing gain P"], "own": ["system gain G"]}
+
+
 def test_a_folder_that_is_given_twice_counts_once(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found, _ = listed(capfd, str(runs / "a"), str(runs / "a" / "matched"))
     assert len(found["runs"]) == 3
