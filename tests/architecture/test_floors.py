@@ -20,7 +20,7 @@ FLOORS = (
     {"runs"},
     {"scheduler"},
     {"actors"},
-    {"system", "bench", "report", "simulation", ""},  # "" is latentmas_ray/__init__.py, the public face
+    {"system", "bench", "report", "simulation", "serve", ""},  # "" is latentmas_ray/__init__.py, the public face
     {"cli", "__main__"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -41,6 +41,7 @@ SAME_FLOOR = {
     ("__main__", "cli"): "python -m latentmas_ray is the command; nothing imports it",
     ("bench", "system"): "a benchmark measures a whole run",
     ("simulation", "bench"): "a simulation is run, named and drawn like a benchmark; bench knows no simulation",
+    ("serve", "system"): "a server asks a whole team; system knows no server",
     ("bench", "report"): "labels of lines are moved apart in the same way; report knows no benchmark",
 }
 
@@ -49,6 +50,9 @@ ROOMS = {
     "ray": ("transport", "actors", "system"),
     "transformers": ("models",),
     "vllm": ("vllm",),
+    "fastapi": ("serve",),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
     "torch": (
         "memory",
         "parallel",

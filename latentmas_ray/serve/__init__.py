@@ -1,0 +1,1 @@
+"""Serves teams of agents behind an API of OpenAI's form."""
