@@ -111,7 +111,7 @@ class ChatResponse(ResponsePart):
     latentmas: dict[str, Any] | None = None  # what the request asked for under `latentmas`
 
 
-class TextDelta(ResponsePart):
+class MessageDelta(ResponsePart):
     """What a chunk adds to an answer: the role in the first, text in the others."""
 
     role: Literal["assistant"] | None = None
@@ -122,7 +122,7 @@ class ChunkChoice(ResponsePart):
     """One answer's part of a chunk."""
 
     index: int
-    delta: TextDelta
+    delta: MessageDelta
     finish_reason: FinishReason | None = None
     logprobs: None = None
 

@@ -12,9 +12,9 @@ from latentmas_ray.serve.api.responses import (
     ChatChunk,
     ChatResponse,
     ChunkChoice,
+    MessageDelta,
     ServedModel,
     TextChoice,
-    TextDelta,
     TextResponse,
     TokenUsage,
     event,
@@ -62,9 +62,9 @@ def test_the_client_reads_an_answer() -> None:
 
 def test_the_client_reads_a_stream() -> None:
     chunks = [
-        ChatChunk(**HEAD, choices=(ChunkChoice(index=0, delta=TextDelta(role="assistant", content="")),)),
-        ChatChunk(**HEAD, choices=(ChunkChoice(index=0, delta=TextDelta(content="Sö")),)),
-        ChatChunk(**HEAD, choices=(ChunkChoice(index=0, delta=TextDelta(), finish_reason="length"),)),
+        ChatChunk(**HEAD, choices=(ChunkChoice(index=0, delta=MessageDelta(role="assistant", content="")),)),
+        ChatChunk(**HEAD, choices=(ChunkChoice(index=0, delta=MessageDelta(content="Sö")),)),
+        ChatChunk(**HEAD, choices=(ChunkChoice(index=0, delta=MessageDelta(), finish_reason="length"),)),
         ChatChunk(**HEAD, choices=(), usage=usage()),
     ]
     lines = [event(chunk) for chunk in chunks]
