@@ -1,1 +1,1 @@
-"""Serves teams of agents behind an API of OpenAI's form."""
+"""Teams of agents behind an OpenAI-compatible endpoint. FastAPI and uvicorn are imported only here (extra `serve`)."""

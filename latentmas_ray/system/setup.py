@@ -140,6 +140,17 @@ class Setup:
         observer = Observers(self._observer, self.spans.observer(self.config, self.topology, checked))
         return plan_call(self.config, self.topology, checked, observer=observer, memory=memory, given=given, **more)
 
+    def call_with(
+        self, changes: Mapping[str, Any], questions: Sequence[Question], *, observer: Observer | None
+    ) -> Call:
+        """Return a call of other settings, in one batch; `observer` gets its events alone. Raises InputError kinds."""
+        config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
+        topology = self.topology_for(config) if changes else self.topology
+        self._check_models(config, topology)
+        checked = self._controlled(questions, config.memory, topology)
+        observers = Observers(observer, self._observer, self.spans.observer(config, topology, checked))
+        return plan_call(config, topology, checked, observer=observers)
+
     def _given_of(self, memory: "Memory") -> GivenMemory:
         """Return the same object for the same memory again, so that a runtime sends it once."""
         last = self._last_given
