@@ -51,6 +51,7 @@ ROOMS = {
     "transformers": ("models",),
     "vllm": ("vllm",),
     "fastapi": ("serve",),
+    "starlette": ("serve",),
     "uvicorn": ("serve",),
     "prometheus_client": ("serve",),
     "torch": (
