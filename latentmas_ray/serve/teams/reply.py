@@ -14,7 +14,7 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextDelta:
+class TextPiece:
     """The next piece of one choice's text."""
 
     choice: int
@@ -45,7 +45,7 @@ class TeamAnswer:
     answer: Answer  # with what every agent used
 
 
-ReplyEvent = TextDelta | AgentRecord | TeamAnswer
+ReplyEvent = TextPiece | AgentRecord | TeamAnswer
 
 
 @dataclass(eq=False)

@@ -2,16 +2,14 @@
 
 import asyncio
 import secrets
-from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
-from latentmas_ray.runs.results import Answer, Failure
-from latentmas_ray.runs.run_events import RunEvent, TurnFinished
+from latentmas_ray.errors import RunError
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.serve.teams.batcher import Batcher, Lot, Stages
-from latentmas_ray.serve.teams.reply import FinishedChoice, FinishReason, Reply, TeamAnswer, TextDelta
+from latentmas_ray.serve.teams.lot_run import LotRun
+from latentmas_ray.serve.teams.reply import Reply
 from latentmas_ray.serve.teams.settings import OWNER, TeamRequest, stream_name
 from latentmas_ray.system.serving import Fleet, ServedModel
 from latentmas_ray.tasks.question import Question
@@ -28,6 +26,7 @@ class ServedTeams:
         self._stages: dict[str, Stages] = {}
         self._batcher = Batcher(self._stages_of, self._start_lot, config.batch_size)
         self._tasks: dict[Lot, asyncio.Task[None]] = {}
+        self._runs: dict[Lot, LotRun] = {}
         self._lot_of: dict[Reply, Lot] = {}
 
     @property
@@ -47,8 +46,15 @@ class ServedTeams:
 
     async def start(self) -> RuntimeInfo:
         """Start the actors and load the models. Raises the errors of `Runtime.start`."""
-        self._info = await asyncio.to_thread(self.fleet.start)
+        self._info = await asyncio.to_thread(self._load)
         return self._info
+
+    def _load(self) -> RuntimeInfo:
+        info = self.fleet.start()
+        for model in self.models.values():
+            for agent in model.topology.answering_agents:
+                model.setup.chat_of(agent.name)  # so that no stream waits for it
+        return info
 
     async def aclose(self) -> None:
         """Cancel all questions and shut down the actors."""
@@ -76,10 +82,8 @@ class ServedTeams:
     def cancel(self, reply: Reply) -> None:
         """End a question whose client has left. Safe to call twice, and after its end."""
         reply.is_over = True
-        if self._batcher.remove(reply) or (lot := self._lot_of.get(reply)) is None:
-            return
-        if all(one.is_over for one in lot.replies):
-            self._tasks[lot].cancel()
+        if not self._batcher.remove(reply) and (lot := self._lot_of.pop(reply, None)) is not None:
+            self._runs[lot].withdraw(reply)
 
     def _stages_of(self, reply: Reply) -> Stages:
         name = reply.request.model
@@ -95,81 +99,19 @@ class ServedTeams:
         return self._stages[name]
 
     def _start_lot(self, lot: Lot) -> None:
-        for reply in lot.replies:
-            self._lot_of[reply] = lot
+        self._lot_of.update(dict.fromkeys(lot.replies, lot))
+        model = self.models[lot.replies[0].request.model]
+        self._runs[lot] = LotRun(self.fleet, model, lot, self._batcher.note)
         self._tasks[lot] = asyncio.create_task(self._run(lot))
 
     async def _run(self, lot: Lot) -> None:
-        """Run a lot and send its results to its replies."""
-        first = lot.replies[0].request
-        by_id = {reply.question.id: reply for reply in lot.replies}
         try:
-            observer = _LotObserver(self._batcher, lot)
-            questions = [reply.question for reply in lot.replies]
-            call = self.fleet.call(self.models[first.model], first.settings, questions, observer)
-            async with aclosing(self.fleet.arun(call)) as results:
-                async for result in results:
-                    reply = by_id[result.id]
-                    if isinstance(result, Answer):
-                        _send_answer(reply, result)
-                    elif isinstance(result, Failure):
-                        reply.fail(QuestionsFailedError((result,), 1))
-                    self._lot_of.pop(reply, None)
-            _fail_all(lot, RunError("the run ended without an answer"))
-        except asyncio.CancelledError:
-            _fail_all(lot, RunError("it was cancelled"))
-            raise
-        except LatentMASError as error:
-            _fail_all(lot, error)
-        except Exception as error:  # noqa: BLE001  a bug of ours must not leave clients waiting
-            failure = RunError(f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
-            _fail_all(lot, failure)
+            await self._runs[lot].run(lambda reply: self._lot_of.pop(reply, None))
         finally:
             for reply in lot.replies:
                 self._lot_of.pop(reply, None)
-            self._tasks.pop(lot, None)
+            del self._tasks[lot], self._runs[lot]
             self._batcher.finish(lot)
-
-
-class _LotObserver:
-    """Passes the events of a lot's run, which come in the scheduler's thread, to the event loop."""
-
-    def __init__(self, batcher: Batcher, lot: Lot) -> None:
-        self._batcher, self._lot = batcher, lot
-        self._loop = asyncio.get_running_loop()
-
-    def on_event(self, event: RunEvent) -> None:
-        if isinstance(event, TurnFinished):
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._batcher.note, self._lot, event)
-
-
-def _fail_all(lot: Lot, error: BaseException) -> None:
-    for reply in lot.replies:
-        reply.fail(error)
-
-
-def _send_answer(reply: Reply, answer: Answer) -> None:
-    choices = _choices(answer)
-    if reply.request.streams:
-        for index, choice in enumerate(choices):
-            reply.send(TextDelta(choice=index, text=choice.text))
-    reply.send(TeamAnswer(choices=choices, answer=answer))
-
-
-def _choices(answer: Answer) -> tuple[FinishedChoice, ...]:
-    texts = [(vote.answer, vote.cut_off, vote.answer_token_ids) for vote in answer.votes]
-    if not texts:
-        cut_off = [use.cut_off for use in answer.agents.values() if use.text is None and use.cut_off is not None]
-        texts = [(answer.answer, cut_off[-1] if cut_off else "no", answer.answer_token_ids)]
-    return tuple(
-        FinishedChoice(text=text, finish_reason=_reason(cut_off), num_tokens=len(ids)) for text, cut_off, ids in texts
-    )
-
-
-def _reason(cut_off: str) -> FinishReason:
-    return "stop" if cut_off == "no" else "length"
 
 
 def question_of(text: str) -> Question:

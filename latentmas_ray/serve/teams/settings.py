@@ -23,7 +23,7 @@ class TeamRequest:
     @property
     def batch_key(self) -> Hashable:
         """Questions with equal keys may be in one batch."""
-        return self.model, self.settings
+        return self.model, self.settings, self.stop
 
 
 def stream_name(settings: CallSettings, temperature: float) -> str | None:

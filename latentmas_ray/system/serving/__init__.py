@@ -3,4 +3,6 @@
 from latentmas_ray.system.serving.call_settings import CallSettings
 from latentmas_ray.system.serving.fleet import Fleet, ServedModel
 
-__all__ = ["CallSettings", "Fleet", "ServedModel"]
+from latentmas_ray.system.serving.text_growth import TextGrowth
+
+__all__ = ["CallSettings", "Fleet", "ServedModel", "TextGrowth"]

@@ -1,6 +1,6 @@
 """One started runtime that serves several topologies and methods."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from latentmas_ray.config.choices import RUN_METHODS
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.protocol import RuntimeInfo
-from latentmas_ray.scheduler.run import Result
+from latentmas_ray.scheduler.run import Result, WithdrawnQuestions
 from latentmas_ray.system.call import Call
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics
@@ -89,10 +89,16 @@ class Fleet:
         settings: CallSettings,
         questions: Sequence[Question],
         observer: Observer | None = None,
+        *,
+        streamed: Collection[str] = (),
+        stop: Sequence[str] = (),
+        withdrawn: WithdrawnQuestions | None = None,
     ) -> Call:
-        """Return the call that answers these questions as one batch. Raises InputError kinds for settings that the
-        model cannot do."""
-        return model.setup.call_with(settings.changes(), questions, observer=observer)
+        """Return the call that answers these questions as one batch. `streamed` are the ids of those whose texts the
+        observer gets as they are written, `stop` texts that end an answer. Raises InputError kinds for settings that
+        the model cannot do."""
+        more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn}
+        return model.setup.call_with(settings.changes(), questions, observer=observer, **more)
 
     async def arun(self, call: Call) -> AsyncGenerator[Result, None]:
         """Yield the results of a call; see `LiveRuntime.arun`."""
