@@ -150,7 +150,7 @@ def _of_input(error: InputError) -> ApiError:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error).split()), most=None) or type(error).__name__
 
 
 def shown(text: str, *, most: int | None = _SHOWN_CHARS) -> str:

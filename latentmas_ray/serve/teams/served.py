@@ -114,13 +114,15 @@ class ServedTeams:
         self._tasks[lot] = asyncio.create_task(self._run(lot))
 
     async def _run(self, lot: Lot) -> None:
+        again: list[Reply] = []
         try:
-            await self._runs[lot].run(lambda reply: self._lot_of.pop(reply, None))
+            again = await self._runs[lot].run(lambda reply: self._lot_of.pop(reply, None))
         finally:
             for reply in lot.replies:
                 self._lot_of.pop(reply, None)
             del self._tasks[lot], self._runs[lot]
             self._batcher.finish(lot)
+            self._batcher.add_alone(again)
 
 
 def question_of(text: str) -> Question:
