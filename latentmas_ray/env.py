@@ -87,6 +87,16 @@ def otlp_protocol() -> OtlpProtocol:
     return "http/protobuf"
 
 
+def client_api_key() -> str | None:
+    """Return the key with which this process asks a server, from LATENTMAS_API_KEY; None without one. Raises
+    ConfigError, which does not show it."""
+    name = "LATENTMAS_API_KEY"
+    text = os.environ.get(name, "").strip()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ConfigError(name, "***", "it must be one word of ASCII characters, as the server's file of keys has it")
+    return text or None
+
+
 def captures_message_content() -> bool:
     """Return whether spans may contain questions and answers, by the variable with which OpenTelemetry's conventions
     let users ask for it. Raises ConfigError that names it."""

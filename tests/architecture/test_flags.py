@@ -59,6 +59,10 @@ COMMANDS = {
         --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
         --thoughts --keep --runtime --address --output --json
     """,
+    "bench serve": """
+        --url --model --topology --latent-steps --models --concurrency --rates --requests --task --max-tokens --seed
+        --timeout --first-within --answer-within --soak --output --plot --json
+    """,
     "bench thoughts": """
         --model --revision --dtype --device --task --limit --topology --latent-steps --thoughts --realign --no-realign
         --max-new-tokens --output --json
