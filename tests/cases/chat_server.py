@@ -30,9 +30,11 @@ class ChatServer:
 
 @contextmanager
 def chat_server(seconds: float = 0.0) -> Iterator[ChatServer]:
-    """Run a server in a thread of its own. Questions with these words: `refused` are refused with 429 once, `wrong` with
-    400, `broken` end in an error event, `cut` without an end, `garbled` with what is no JSON, `slow` after ten seconds;
-    the answer to `changes` is another one each time."""
+    """Run a server in a thread of its own, whose questions say what happens.
+
+    `refused` is refused with 429 once, `wrong` with 400; `broken` ends in an error event, `cut` without an end,
+    `garbled` with what is no JSON, `slow` after ten seconds; the answer to `changes` is another one each time.
+    """
     server = ChatServer(seconds=seconds)
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(_app(server), access_log=None, shutdown_timeout=0.1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -101,7 +102,7 @@ def test_arrivals_are_those_of_their_seed_and_ascend(rate: float, seed: int) -> 
 
 def test_arrivals_come_at_their_rate() -> None:
     times = list(poisson_times(4.0, 20_000, 7))
-    gaps = [later - earlier for earlier, later in zip(times[:-1], times[1:], strict=True)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert mean(gaps) == pytest.approx(0.25, rel=0.03)
     # Of an exponential distribution the share below the mean is 1 - 1 / e.
     assert mean(gap < 0.25 for gap in gaps) == pytest.approx(0.632, abs=0.015)
@@ -272,5 +273,5 @@ def test_a_key_that_no_header_can_hold_is_not_shown(
 
 
 def test_a_server_that_does_not_start_is_an_error_with_its_last_line() -> None:
-    with pytest.raises(RunError, match="ended while it started: .*mistyped"), OwnServer(["--mistyped"]):
+    with pytest.raises(RunError, match=r"ended while it started: .*mistyped"), OwnServer(["--mistyped"]):
         pass
