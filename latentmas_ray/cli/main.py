@@ -26,6 +26,7 @@ from latentmas_ray.cli.commands.pages.timeline import timeline
 from latentmas_ray.cli.commands.pages.vote import vote
 from latentmas_ray.cli.commands.plan import plan
 from latentmas_ray.cli.commands.presets import presets
+from latentmas_ray.cli.commands.serving.mcp import mcp
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -48,6 +49,7 @@ app.command("presets")(presets)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("memory")(memory)
+app.command("mcp")(mcp)
 app.command("results")(results)
 app.command("report")(report)
 app.command("timeline")(timeline)

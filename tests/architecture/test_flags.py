@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "runs --output --published --no-published",
     "doctor": "--address --model --dtype --revision --json",
     "memory": "file --json",
+    "mcp": "--url --model --timeout",
     "presets": "name --json",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",

@@ -87,6 +87,7 @@ async def _chat(server: ChatServer, request: web.Request) -> web.StreamResponse:
         return _error(429, "queue_full", {"Retry-After": "0.01"})
     answer = server.answer_to(question, number)
     if not body.get("stream"):
+        await asyncio.sleep(10.0 if "slow" in question else 0.0)
         message = {"role": "assistant", "content": answer}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(_envelope(body, "chat.completion") | {"choices": [choice], "usage": _usage(answer)})

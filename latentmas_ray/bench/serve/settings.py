@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from latentmas_ray.bench.setting_checks import check_plot_file, check_positive
 from latentmas_ray.config import EMBEDDED_MODEL
+from latentmas_ray.config.base_url import check_base_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
@@ -58,7 +58,7 @@ class ServeBenchSettings:
                 raise ConfigError(name, value, "it must be above 0")
         self._check_loads()
         if self.url is not None:
-            _check_url(self.url)
+            check_base_url("url", self.url)
         if self.models is not None and not all(self.models):
             raise ConfigError("models", ",".join(self.models), "it must be names, as in latentmas/sequential")
         if not self.task:
@@ -82,13 +82,3 @@ class ServeBenchSettings:
         if self.concurrency and self.requests < max(self.concurrency):
             most = max(self.concurrency)
             raise ConfigError("requests", self.requests, f"it must be at least {most}, the largest concurrency")
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        is_right = False
-    if not is_right:
-        raise ConfigError("url", url, "it must be a base URL, as in http://127.0.0.1:8000/v1")

@@ -1,0 +1,1 @@
+"""Commands that answer programs: `latentmas serve` and `latentmas mcp`."""
