@@ -21,7 +21,7 @@ from latentmas_ray.vllm.installed import obstacle as vllm_obstacle
 
 TESTS = Path(__file__).parent
 # Several nodes come before Ray: of two processes one would have nothing else to do at the end than their one long file.
-FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "real", "ray", "vllm", "gpu")
+FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "real", "serve", "ray", "vllm", "gpu")
 MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "real", "vllm", "gpu"})
 
 QUIET = {
