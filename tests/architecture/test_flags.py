@@ -36,6 +36,7 @@ COMMANDS = {
     "memory": "file --json",
     "mcp": "--url --model --timeout",
     "presets": "name --json",
+    "serve-key": "name --json",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """

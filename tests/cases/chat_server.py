@@ -107,7 +107,7 @@ async def _chat(server: ChatServer, request: web.Request) -> web.StreamResponse:
             await response.write(b"data: {no json\n\n")
     await _send(response, body, [{"index": 0, "delta": {}, "finish_reason": "stop"}])
     await _send(response, body, [], usage=_usage(answer))
-    await response.write(b'event: latentmas\ndata: {"what": "writes"}\n\n')
+    await _send(response, body, [], latentmas={"agent": "judger", "what": "writes"})
     await response.write(b"data: [DONE]\n\n")
     return response
 

@@ -105,8 +105,11 @@ def test_records_of_the_agents_do_not_disturb_the_client(client: openai.OpenAI, 
         stream=True,
         extra_body={"latentmas": {"trace": True}},
     )
-    pieces = [choice.delta.content or "" for chunk in stream for choice in chunk.choices]
+    chunks = list(stream)
+    pieces = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
     assert "".join(pieces) == answers[1]
+    records = [chunk.model_extra["latentmas"] for chunk in chunks if "latentmas" in (chunk.model_extra or {})]
+    assert {record["agent"] for record in records} == {"planner", "critic", "refiner", "judger"}
 
 
 def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:

@@ -2,7 +2,6 @@
 form of a stream."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -40,6 +39,10 @@ class ResponseForm(Protocol):
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
         """Return the chunk of a piece of text."""
 
+    def record(self, record: AgentRecord) -> ResponsePart:
+        """Return the chunk of a record of what an agent does. It is a chunk like the others, without choices: the
+        client `openai` reads every event as one, whatever its name."""
+
     def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
         """Return the chunks that end the choices of one question."""
 
@@ -64,6 +67,7 @@ class HttpQuestions:
     async def answer(self) -> Response:
         """Ask, and return the response: whole, or a stream that has its first event. Raises ApiError."""
         begin, streams = time.monotonic(), self.asked[0].streams
+        self.endpoint.num_open += 1
         deadline = begin + self.endpoint.request_seconds
         status = CLIENT_LEFT
         stack = AsyncExitStack()
@@ -91,7 +95,7 @@ class HttpQuestions:
         finally:
             await stack.aclose()
             if status:
-                self.endpoint.metrics.count(self.asked[0].model, status, time.monotonic() - begin)
+                self._end(status, begin)
 
     async def _open(self, stack: AsyncExitStack) -> list[Reply]:
         """Wait for a place in the queue, then ask. What is opened is closed with `stack`."""
@@ -109,7 +113,6 @@ class HttpQuestions:
     ) -> AsyncIterator[str]:
         """Yield server-sent events. An error that comes now can only be one of them."""
         status, answers, has_text = CLIENT_LEFT, dict[int, TeamAnswer](), False
-        metrics, model = self.endpoint.metrics, self.asked[0].model
         try:
             async with stack:
                 for part in self.form.begin():
@@ -118,11 +121,11 @@ class HttpQuestions:
                 while item is not None:
                     index, what = item
                     if isinstance(what, AgentRecord):
-                        yield _record(what)
+                        yield event(self.form.record(what))
                     elif isinstance(what, TextPiece):
                         if not has_text:
                             has_text = True
-                            metrics.observe_first(model, time.monotonic() - begin)
+                            self.endpoint.metrics.observe_first(self.asked[0].model, time.monotonic() - begin)
                         yield event(self.form.piece(index, what))
                     else:
                         answers[index] = what
@@ -142,7 +145,11 @@ class HttpQuestions:
             yield f"data: {error_response(found).body.decode()}\n\n"
             yield DONE_EVENT
         finally:
-            metrics.count(model, status, time.monotonic() - begin)
+            self._end(status, begin)
+
+    def _end(self, status: int, begin: float) -> None:
+        self.endpoint.num_open -= 1
+        self.endpoint.metrics.count(self.asked[0].model, status, time.monotonic() - begin)
 
     def _translated(self, error: Exception) -> ApiError:
         return timed_out(self.endpoint.request_seconds) if isinstance(error, TimeoutError) else translate(error)
@@ -208,7 +215,3 @@ async def _merged(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, ReplyEve
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _record(what: AgentRecord) -> str:
-    return f"event: latentmas\ndata: {json.dumps(what.record, ensure_ascii=False)}\n\n"

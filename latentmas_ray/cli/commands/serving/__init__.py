@@ -1,1 +1,1 @@
-"""Commands that answer programs: `latentmas serve` and `latentmas mcp`."""
+"""Commands around an endpoint."""
