@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
-Requirement = Literal["browser", "gpu", "multinode", "real", "slow", "vllm"]
+Requirement = Literal["browser", "clients", "gpu", "multinode", "real", "serve", "slow", "vllm"]
 OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}

@@ -22,8 +22,8 @@ _DRAIN_SECONDS = 600.0
 
 
 def app(arguments: Mapping[str, Any]) -> serve.Application:
-    """Build the application. `arguments` are fields of `RunConfig`, `topologies`, and `limits` as a mapping of fields of
-    `ServeLimits`; see `ray_arguments`. Raises InputError kinds for what is wrong before anything starts."""
+    """Build the application. `arguments` are fields of `RunConfig`, `topologies`, and `limits`, a mapping of fields of
+    `ServeLimits`; see `ray_arguments`. Raises InputError kinds before anything starts."""
     given = AppArguments.read(arguments)
     given.make_teams()  # raises what a replica would raise, where the user sees it
 

@@ -120,5 +120,5 @@ def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
         client.chat.completions.create(model=TEAM, messages=messages("Why?"), temperature=-1)
     assert hot.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as long:
-        client.chat.completions.create(model=TEAM, messages=messages("Why? " * 2000))
+        client.chat.completions.create(model=TEAM, messages=messages("Why? " * 20_000))
     assert any(character.isdigit() for character in long.value.message)
