@@ -10,6 +10,7 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.teams.served import ServedTeams
 
+BATCH_SIZE = 16  # as of `latentmas serve`
 _LIMITS = tuple(one.name for one in fields(ServeLimits))
 # What a team within a cluster has not: it is part of that cluster, and answers without a folder of results.
 _REFUSED = {
@@ -45,7 +46,11 @@ class AppArguments:
         limits = values.pop("limits", {})
         if not isinstance(limits, Mapping):
             raise ConfigError("limits", limits, f"it must be a mapping with some of {', '.join(_LIMITS)}")
-        given = cls(config=make_config(values), topologies=tuple(topologies), limit_fields=dict(limits))
+        given = cls(
+            config=make_config({"batch_size": BATCH_SIZE, **values}),
+            topologies=tuple(topologies),
+            limit_fields=dict(limits),
+        )
         given.limits()
         return given
 

@@ -11,6 +11,7 @@ import uvicorn
 from latentmas_ray.config.run import make_config
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.app import make_app
+from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.served import ServedTeams
 
 
@@ -19,7 +20,16 @@ class RunningServer:
     """A server that takes requests."""
 
     url: str  # the base URL
-    teams: ServedTeams
+    endpoint: Endpoint
+
+    @property
+    def teams(self) -> ServedTeams:
+        return self.endpoint.teams
+
+    @property
+    def num_open(self) -> int:
+        """Requests that are not over."""
+        return self.endpoint.num_open
 
 
 @contextmanager
@@ -36,7 +46,7 @@ def running_server(limits: ServeLimits | None = None, **fields: object) -> Itera
         time.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield RunningServer(f"http://127.0.0.1:{port}/v1", teams)
+        yield RunningServer(f"http://127.0.0.1:{port}/v1", app.state.endpoint)
     finally:
         server.should_exit = True
         thread.join()
