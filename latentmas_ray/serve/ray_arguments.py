@@ -46,11 +46,8 @@ class AppArguments:
         limits = values.pop("limits", {})
         if not isinstance(limits, Mapping):
             raise ConfigError("limits", limits, f"it must be a mapping with some of {', '.join(_LIMITS)}")
-        given = cls(
-            config=make_config({"batch_size": BATCH_SIZE, **values}),
-            topologies=tuple(topologies),
-            limit_fields=dict(limits),
-        )
+        config = make_config({"batch_size": BATCH_SIZE, **values})
+        given = cls(config=config, topologies=tuple(topologies), limit_fields=dict(limits))
         given.limits()
         return given
 

@@ -18,7 +18,11 @@ from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.tasks import load_questions
 from tests.cases.clients import ask_all, chat_questions
 
-pytestmark = [pytest.mark.serve, pytest.mark.usefixtures("cluster")]
+pytestmark = [
+    pytest.mark.serve,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Ray Serve's own models
+]
 
 TOPOLOGY = """\
 name: pair
@@ -181,7 +185,7 @@ def test_the_files_of_the_cluster_folder_are_configurations_of_serve() -> None:
     configurations = files + [yaml.safe_load(one["spec"]["serveConfigV2"]) for one in services]
     assert len(configurations) >= 3
     for one in configurations:
-        for application in ServeDeploySchema.parse_obj(one).applications:
+        for application in ServeDeploySchema.model_validate(one).applications:
             assert application.import_path == "latentmas_ray.serve.ray_app:app"
             AppArguments.read(application.args)
             assert [deployment.name for deployment in application.deployments] == [DEPLOYMENT]
