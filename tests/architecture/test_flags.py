@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "runs --output --published --no-published",
     "doctor": "--address --model --dtype --revision --json",
     "memory": "file --json",
+    "mcp": "--url --model --timeout",
     "presets": "name --json",
     "serve-key": "name --json",
     "results": "folders --markdown --json",
@@ -59,6 +60,10 @@ COMMANDS = {
         --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
         --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
         --thoughts --keep --runtime --address --output --json
+    """,
+    "bench serve": """
+        --url --model --topology --latent-steps --models --concurrency --rates --requests --task --max-tokens --seed
+        --timeout --first-within --answer-within --soak --output --plot --json
     """,
     "bench thoughts": """
         --model --revision --dtype --device --task --limit --topology --latent-steps --thoughts --realign --no-realign
