@@ -36,7 +36,7 @@ COMMANDS = {
     "memory": "file --json",
     "mcp": "--url --model --timeout",
     "presets": "name --json",
-    "serve-key": "name --json",
+    "serve-key": "name --file",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
