@@ -8,6 +8,7 @@ from importlib.resources import as_file, files
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from latentmas_ray.serve.admission.keys import ApiKeys, make_key
@@ -149,3 +150,38 @@ def test_memory_in_flight_is_bounded(topology: str) -> None:
 def test_a_body_beyond_its_limit_is_413(served: ServedApp) -> None:
     response = served.ask("POST", CHATS, body("x" * 210_000), JSON)
     assert (response.status_code, error_of(response)["code"]) == (413, "too_large")
+
+
+def test_the_client_raises_its_own_errors(topology: str) -> None:
+    key = make_key("ann")
+    limits = ServeLimits(keys=ApiKeys.from_environment(key.entry), requests_per_minute=3)
+
+    async def ask(client: httpx.AsyncClient) -> list[tuple[type[Exception], str | None, str | None]]:
+        def of(api_key: str) -> openai.AsyncOpenAI:
+            return openai.AsyncOpenAI(
+                base_url="http://localhost/v1", api_key=api_key, http_client=client, max_retries=0
+            )
+
+        found: list[tuple[type[Exception], str | None, str | None]] = []
+        asked: list[tuple[str, dict[str, Any]]] = [
+            ("lm-wrong", {"model": MODEL}),
+            (key.key, {"model": "gpt-5"}),
+            (key.key, {"model": MODEL, "temperature": 3}),
+            (key.key, {"model": MODEL, "logprobs": True}),
+            (key.key, {"model": MODEL}),
+        ]
+        for api_key, fields in asked:
+            try:
+                await of(api_key).chat.completions.create(messages=[{"role": "user", "content": "Why?"}], **fields)
+            except openai.APIStatusError as error:
+                found.append((type(error), error.param, error.code))
+        return found
+
+    with ServedApp(topology, limits) as app:
+        assert app.run(ask) == [
+            (openai.AuthenticationError, None, "invalid_api_key"),
+            (openai.NotFoundError, "model", "model_not_found"),
+            (openai.BadRequestError, "temperature", "invalid_value"),
+            (openai.BadRequestError, "logprobs", "unsupported_parameter"),
+            (openai.RateLimitError, None, "rate_limit_exceeded"),
+        ]
