@@ -115,6 +115,13 @@ BENCHMARKS = {
         --document
     """,
     "vllm-memory": "--megabytes --repeats",
+    "serve-equality": """
+        --model --topology --method --task --limit --latent-steps --max-new-tokens --dtype --runtime --concurrency
+        --json
+    """,
+    "serve-faults": """
+        --kinds --requests --clients --after --model --topology --latent-steps --max-new-tokens --json
+    """,
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs
         --no-hand-overs --address --plot --json
