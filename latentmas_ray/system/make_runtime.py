@@ -50,7 +50,8 @@ def make_runtime(
     stand_ins: Mapping[tuple[str, str], str] = NO_STAND_INS,
 ) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run. `stand_ins` are
-    those of `ReplicaRequest`. With runtime ray it joins or starts the Ray cluster of `config`, and uses this part. Raises ConfigError kinds.
+    those of `ReplicaRequest`. With runtime ray it joins or starts the Ray cluster of `config`, and uses this part.
+    Raises ConfigError kinds.
     """
     loading: dict[str, Any] = {
         "device": config.device,

@@ -41,6 +41,10 @@ class ResponseForm(Protocol):
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
         """Return the chunk of a piece of text."""
 
+    def record(self, record: AgentRecord) -> ResponsePart:
+        """Return the chunk of a record of what an agent does. It is a chunk like the others, without choices: the
+        client `openai` reads every event as one, whatever its name."""
+
     def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
         """Return the chunks that end the choices of one question."""
 
@@ -173,7 +177,7 @@ class HttpQuestions:
     def _written(self, job: "_OpenRequest", index: int, what: ReplyEvent) -> Iterator[str]:
         """Yield the events of a stream for one of a reply."""
         if isinstance(what, AgentRecord):
-            yield f"event: latentmas\ndata: {json.dumps(what.record)}\n\n"
+            yield event(self.form.record(what))
         elif isinstance(what, TextPiece):
             job.note_text()
             yield event(self.form.piece(index, what))

@@ -119,13 +119,15 @@ class ServedTeams:
         self._tasks[lot] = asyncio.create_task(self._run(lot))
 
     async def _run(self, lot: Lot) -> None:
+        again: list[Reply] = []
         try:
-            await self._runs[lot].run(self._forget)
+            again = await self._runs[lot].run(self._forget)
         finally:
             for reply in lot.replies:
                 self._forget(reply)
             del self._tasks[lot], self._runs[lot]
             self._batcher.finish(lot)
+            self._batcher.add_alone(again)
 
     def _forget(self, reply: Reply) -> None:
         self._lot_of.pop(reply, None)
