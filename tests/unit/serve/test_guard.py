@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.serve.admission.bodies import Exchange
+from latentmas_ray.serve.admission.bodies import HttpExchange
 from latentmas_ray.serve.admission.guard import RequestGuard
 from latentmas_ray.serve.admission.keys import ApiKeys, make_key
 from latentmas_ray.serve.admission.limits import ServeLimits, hosts_for, is_local
@@ -265,7 +265,7 @@ def test_an_exchange_is_refused_by_what_it_receives() -> None:
         async def receive() -> Any:
             return {"type": "http.request", "body": b"x" * 20, "more_body": False}
 
-        exchange = Exchange({"type": "http", "headers": []}, receive, receive, ServeLimits(max_body_bytes=10))
+        exchange = HttpExchange({"type": "http", "headers": []}, receive, receive, ServeLimits(max_body_bytes=10))
         with pytest.raises(ApiError) as caught:
             await exchange.receive()
         assert caught.value.status == 413
