@@ -1,7 +1,8 @@
 """The outermost layer of the app: who may ask, how large a body may be, and what the log says of each request.
 
 Every response has `X-Request-Id`: the client's own if it sent one of letters, digits and `._-`, else a new one. Every
-error is in OpenAI's form. The log has one line for each request, without its text, unless `log_prompts` asks for it.
+error is in OpenAI's form. The log has one line for each request but probes, without its text, unless `log_prompts` asks
+for it.
 """
 
 import re
@@ -19,7 +20,8 @@ from latentmas_ray.serve.api.errors import ApiError, shown, translate
 from latentmas_ray.serve.api.handlers import log_mistake
 
 # Without a key: the page, which asks its user for one, and what a cluster asks to know whether the server lives.
-_OPEN_PATHS: Final = frozenset({"/", "/health", "/ready", "/favicon.ico"})
+_PROBES: Final = frozenset({"/health", "/ready"})
+_OPEN_PATHS: Final = _PROBES | {"/", "/favicon.ico"}
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 _METHODS: Final = "GET, POST, OPTIONS"
 
@@ -92,6 +94,8 @@ class RequestGuard:
 
     def _log(self, exchange: HttpExchange, seconds: float) -> None:
         scope = exchange.scope
+        if scope["path"] in _PROBES:
+            return
         ACCESS_LOG.info(
             "%s %s %s %s key=%s %.3fs in=%d out=%d",
             exchange.request_id,
