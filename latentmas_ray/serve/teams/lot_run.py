@@ -98,8 +98,8 @@ class LotRun:
         reply = self._replies[event.question_id]
         if reply.is_over:
             return
-        if (records := self._records.get(event.question_id)) is not None:
-            self._send_records(reply, records.write(event.agent, event.new))
+        if event.question_id in self._records:
+            self._send_records(reply, self._records[event.question_id].write(event.agent, event.new))
         if reply.request.streams:
             try:
                 for piece in self._texts_of(reply).add(event.new):
