@@ -38,7 +38,7 @@ QUIET = {
     "RAY_prestart_worker_first_driver": "0",  # most tests have fewer actors than Ray would start workers for them
 }
 # A developer's own settings must not send the tests to another cluster or change what they compute.
-UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
+UNSET = ("RAY_ADDRESS", "LATENTMAS_API_KEYS", "LATENTMAS_TORCH_THREADS")
 
 # Read by torch and transformers when they are first imported, here and in every process that a test starts. A folder's
 # own conftest may import them before `pytest_configure` is called.

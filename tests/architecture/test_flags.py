@@ -24,6 +24,16 @@ COMMANDS = {
         --abstractions --hints
         {FOR_ONE_QUESTION}
     """,
+    "serve": """
+        --host --port --topologies --drain-timeout
+        --api-keys --requests-per-minute --max-waiting --max-running --max-memory --max-body --max-message-chars
+        --request-timeout --allow-origin --allow-host --log-prompts
+        --model --models --revision --task --topology --latent-steps --thoughts --realign --no-realign --dtype --device
+        --temperature --top-p --max-new-tokens --seed --samples --decides --decide-accuracies --batch-size --engine
+        --decode-batch --sampler --placement --replicas --min-replicas --max-replicas --tp --threads --transport
+        --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --guard --memory-in-flight --runtime
+        --address --start-timeout --turn-timeout --otel
+    """,
     "compare": "folders --base --answers --json",
     "vote": "runs --calibrate --options --rule --output --seed --simulate --accuracies --json",
     "grade": "--task --results --output --overwrite --unsafe-programs --json",
@@ -36,7 +46,7 @@ COMMANDS = {
     "memory": "file --json",
     "mcp": "--url --model --timeout",
     "presets": "name --json",
-    "serve-key": "name --json",
+    "serve-key": "name --file",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
