@@ -20,7 +20,7 @@ FLOORS = (
     {"runs"},
     {"scheduler"},
     {"actors"},
-    {"system", "bench", "report", "simulation", ""},  # "" is latentmas_ray/__init__.py, the public face
+    {"system", "bench", "report", "simulation", "serve", ""},  # "" is latentmas_ray/__init__.py, the public face
     {"cli", "__main__"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -1,0 +1,1 @@
+"""Serves teams over HTTP: an OpenAI-compatible endpoint and a live page."""
