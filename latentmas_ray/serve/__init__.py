@@ -1,1 +1,1 @@
-"""Serves teams over HTTP: an OpenAI-compatible endpoint and a live page."""
+"""Teams of agents behind an OpenAI-compatible endpoint. FastAPI and uvicorn are imported only here (extra `serve`)."""

@@ -1,1 +1,1 @@
-"""The routes of the server, a file for each."""
+"""The routes of the endpoint, one file for each kind."""

@@ -1,142 +1,113 @@
-"""What each agent does with one question, as JSON records: a stream with `trace` has them, and the live page draws them.
+"""What the agents do with one question, as JSON records: the same facts as in a run's events, in the order in which they
+are known.
 
-A record has `agent`, `what` (waits, reads, thinks, hands_over, writes, repeats, thoughts) and what is known of:
+Each record has `agent` and `what`: waits, reads, thinks, hands_over or writes. With `running` it has begun; without, it is
+over and has `seconds`. `reads` and `writes` have `tokens`, `thinks` has `latent_steps`; `hands_over` has `to`, `bytes`,
+`transport`, `seconds` and `exposed_seconds`, and comes when the reader has read.
+"""
 
-| key | meaning |
-| --- | --- |
-| `running` | true: the agent does it now; without it the turn is over, and this is what it did |
-| `seconds` | of the question's whole batch, or its own share where the agent writes every question for itself |
-| `tokens` | of the prompt that was read, or of the text that was written |
-| `latent_steps` | thoughts; with `of`, the most there can be |
-| `bytes` | of memory; with `to` (its reader), `transport`, `link` and `exposed_seconds`: the part of `seconds` that no computation hid |
-| `thoughts` | through the logit lens, if they were asked for: `engine.diagnostics.trace.Thought` |
-"""  # noqa: E501  a row of a table is one line
-
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import Any
 
-from latentmas_ray.engine.timing.progress import Step, TurnProgress
-from latentmas_ray.engine.turn import SegmentRead, TurnResult
-from latentmas_ray.runs.results import AgentUse, Answer, Transfer
-from latentmas_ray.runs.run_events import RunEvent, TurnFinished, TurnRepeated
-from latentmas_ray.scheduler.answers import split_bytes
-from latentmas_ray.topology.agent import Topology
+from latentmas_ray.engine.turn import NewTokens, TurnResult
+from latentmas_ray.runs.results import AgentUse, Answer
+from latentmas_ray.runs.run_events import TurnFinished
+from latentmas_ray.topology import Topology
 
-TurnRecord = dict[str, Any]
-_WHAT: Mapping[Step, str] = {"prompt": "reads", "latent step": "thinks", "token": "writes"}
+Record = dict[str, Any]
 
 
-class QuestionEvents:
-    """The records of one question, from the events of the run that answers it. Not thread-safe."""
+class QuestionRecords:
+    """Makes the records of one question."""
 
-    def __init__(self, question_id: str, topology: Topology, *, lens: bool = False) -> None:
-        """`lens`: with the thoughts of a traced question."""
-        self._id = question_id
-        self._agents = [agent.name for agent in topology.agents]
-        self._lens = lens
-        self._results: dict[str, TurnResult] = {}  # of turns that are over
-        self._last: dict[str, TurnRecord] = {}  # by agent: the last record of its running turn
+    def __init__(self, topology: Topology, question_id: str, max_new_tokens: int | None) -> None:
+        self._topology, self._id, self._most = topology, question_id, max_new_tokens
+        self._finished: set[str] = set()
+        self._began: set[str] = set()
+        self._writing: set[str] = set()
 
-    def queued(self) -> list[TurnRecord]:
-        """Return the records of a question that no agent works on yet."""
-        return [{"agent": name, "what": "waits", "running": True} for name in self._agents]
+    def start(self) -> Iterator[Record]:
+        """The question was given to the agents."""
+        for agent in self._topology.agents:
+            yield {"agent": agent.name, "what": "waits", "running": True}
+        yield from self._begin()
 
-    def running(self, turns: Iterable[TurnProgress]) -> list[TurnRecord]:
-        """Return what has changed, by how far the turns are that run now."""
-        records = []
-        for turn in turns:
-            if self._id not in turn.question_ids or turn.agent in self._results or turn.agent not in self._agents:
-                continue
-            record: TurnRecord = {"agent": turn.agent, "what": _WHAT[turn.step], "running": True}
-            if turn.step == "latent step":
-                record |= {"latent_steps": turn.num_done, "of": turn.num_total}
-            elif turn.step == "token" and len(turn.question_ids) == 1:  # else it is about the longest text of several
-                record |= {"tokens": turn.num_done, "of": turn.num_total}
-            if record != self._last.get(turn.agent):
-                self._last[turn.agent] = record
-                records.append(record)
-        return records
+    def write(self, agent: str, new: NewTokens) -> Iterator[Record]:
+        """An agent has written tokens; only the first ones make a record, since the text follows."""
+        if agent not in self._writing:
+            self._writing.add(agent)
+            most = {} if self._most is None else {"of": self._most}
+            yield {"agent": agent, "what": "writes", "running": True, "tokens": new.first + len(new.token_ids), **most}
 
-    def observe(self, event: RunEvent) -> list[TurnRecord]:
-        """Return the records of one event of the run; none for an event that is not about this question."""
-        match event:
-            case TurnFinished(report=result, question_ids=ids) if self._id in ids:
-                return self._finish(result, ids.index(self._id), len(ids))
-            case TurnRepeated(agent=agent, question_ids=ids) if self._id in ids:
-                self._results.pop(agent, None)
-                self._last.pop(agent, None)
-                return [{"agent": agent, "what": "repeats"}]
-            case _:
-                return []
+    def finish_turn(self, event: TurnFinished) -> Iterator[Record]:
+        """An agent has finished its turn over the question's batch."""
+        result = event.report
+        if result.agent in self._finished or self._id not in event.question_ids:
+            return
+        index, count = event.question_ids.index(self._id), len(event.question_ids)
+        self._finished.add(result.agent)
+        for read in result.reads:
+            yield _hand_over(
+                read.source, result.agent, read.num_bytes // count, read.transport, read.seconds, read.exposed_seconds
+            )
+        yield from _turn(result, index)
+        yield from self._begin()
 
-    def answered(self, answer: Answer) -> list[TurnRecord]:
-        """Return the records of agents whose turn lasts longer than this question: they still write others."""
-        records = []
+    def finish(self, answer: Answer) -> Iterator[Record]:
+        """The question has its answer: what is not known of its agents yet."""
         for name, use in answer.agents.items():
-            if name in self._results:
+            if name in self._finished:
                 continue
-            records += [_handed_over(one) for one in answer.transfers if one.reader == name]
-            records += _did(name, use.seconds, use)
-        return records
+            self._finished.add(name)
+            for one in answer.transfers:
+                if one.reader == name:
+                    yield _hand_over(one.source, name, one.num_bytes, one.transport, one.seconds, one.exposed_seconds)
+            yield from _use(name, use)
 
-    def _finish(self, result: TurnResult, index: int, num_questions: int) -> list[TurnRecord]:
-        name = result.agent
-        self._results[name] = result
-        own = result.question_phases[index] if result.question_phases else result.phases
-        use = AgentUse(
-            prompt_tokens=result.prompt_tokens[index],
-            latent_steps=result.steps_of(index),
-            output_tokens=result.num_written(index),
-            memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
-            seconds=vars(own),
-        )
-        transfers = [self._transfer(name, read, index, num_questions) for read in result.reads]
-        records = [*map(_handed_over, transfers), *_did(name, use.seconds, use)]
-        if self._lens and (trace := result.traces.get(self._id)) is not None and trace.thoughts:
-            records.append({"agent": name, "what": "thoughts", "thoughts": [asdict(one) for one in trace.thoughts]})
-        return records
-
-    def _transfer(self, reader: str, read: SegmentRead, index: int, num_questions: int) -> Transfer:
-        """Return this question's share of a segment, in proportion to its source's bytes."""
-        source = self._results.get(read.source)
-        weights = source.segment_bytes if source is not None and source.segment_bytes else (0,) * num_questions
-        return Transfer(
-            source=read.source,
-            reader=reader,
-            num_bytes=split_bytes(read.num_bytes, weights)[index],
-            transport=read.transport,
-            seconds=read.seconds,
-            exposed_seconds=read.exposed_seconds,
-            link=read.link,
-        )
+    def _begin(self) -> Iterator[Record]:
+        """The agents whose sources have all finished, and that had not begun."""
+        for agent in self._topology.agents:
+            if agent.name not in self._began and self._finished.issuperset(agent.reads):
+                self._began.add(agent.name)
+                yield {"agent": agent.name, "what": "reads", "running": True}
 
 
-def _handed_over(transfer: Transfer) -> TurnRecord:
-    return {
-        "agent": transfer.source,
-        "what": "hands_over",
-        "to": transfer.reader,
-        "bytes": transfer.num_bytes,
-        "transport": transfer.transport,
-        "link": transfer.link,
-        "seconds": transfer.seconds,
-        "exposed_seconds": transfer.exposed_seconds,
-    }
+def _turn(result: TurnResult, index: int) -> Iterator[Record]:
+    phases = result.question_phases[index] if result.question_phases else result.phases
+    yield {"agent": result.agent, "what": "waits", "seconds": phases.wait}
+    seconds = phases.absorb + phases.prefill
+    yield {"agent": result.agent, "what": "reads", "seconds": seconds, "tokens": result.prompt_tokens[index]}
+    if result.convergence or not result.output_token_ids:
+        steps = result.steps_of(index)
+        yield {"agent": result.agent, "what": "thinks", "seconds": phases.think, "latent_steps": steps}
+    if result.output_token_ids:
+        tokens = result.num_written(index)
+        yield {"agent": result.agent, "what": "writes", "seconds": phases.decode, "tokens": tokens}
 
 
-def _did(name: str, seconds: Mapping[str, float], use: AgentUse) -> list[TurnRecord]:
-    """Return what an agent did in a turn that is over, in the order in which it did it."""
-
-    def record(what: str, *phases: str, **figures: int) -> TurnRecord:
-        return {"agent": name, "what": what, "seconds": sum(seconds.get(one, 0.0) for one in phases), **figures}
-
-    records = [record("waits", "wait")] if seconds.get("wait") else []
-    records.append(record("reads", "absorb", "prefill", tokens=use.prompt_tokens))
+def _use(agent: str, use: AgentUse) -> Iterator[Record]:
+    seconds = use.seconds
+    yield {"agent": agent, "what": "waits", "seconds": seconds.get("wait", 0.0)}
+    reading = seconds.get("absorb", 0.0) + seconds.get("prefill", 0.0)
+    yield {"agent": agent, "what": "reads", "seconds": reading, "tokens": use.prompt_tokens}
     if use.latent_steps:
-        records.append(record("thinks", "think", latent_steps=use.latent_steps))
-    if use.memory_bytes:
-        records.append(record("hands_over", "emit", bytes=use.memory_bytes))
-    if use.output_tokens or seconds.get("decode"):
-        records.append(record("writes", "decode", tokens=use.output_tokens))
-    return records
+        yield {
+            "agent": agent,
+            "what": "thinks",
+            "seconds": seconds.get("think", 0.0),
+            "latent_steps": use.latent_steps,
+        }
+    if use.output_tokens or use.cut_off is not None:
+        yield {"agent": agent, "what": "writes", "seconds": seconds.get("decode", 0.0), "tokens": use.output_tokens}
+
+
+def _hand_over(source: str, reader: str, num_bytes: int, transport: str, seconds: float, exposed: float) -> Record:
+    return {
+        "agent": source,
+        "what": "hands_over",
+        "to": reader,
+        "bytes": num_bytes,
+        "transport": transport,
+        "seconds": seconds,
+        "exposed_seconds": exposed,
+    }
