@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from latentmas_ray.serve.routes import chat, health, models
+from latentmas_ray.serve.routes import chat, health, models, page
 from latentmas_ray.serve.teams.served import ServedTeams
 
 
@@ -23,6 +23,6 @@ def make_app(teams: ServedTeams, limits: object | None = None) -> FastAPI:
 
     app = FastAPI(title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.teams, app.state.limits = teams, limits
-    for module in (models, chat, health):
+    for module in (models, chat, health, page):
         app.include_router(module.router)
     return app

@@ -175,11 +175,11 @@
     updateCards();
   }
 
-  function showRun() {
+  function showRun() { // waits of nothing are left out of the table
     const run = state.shown;
     picture.update();
     const rows = at("events").tBodies[0];
-    for (const record of run.records.slice(rows.rows.length)) {
+    for (const record of run.records.filter((one) => one.what !== "waits" || one.seconds > 0.001).slice(rows.rows.length)) {
       rows.append(make("tr", null, make("td", { class: "number when" }, seconds(record.at)), make("th", { scope: "row" }, record.agent),
         make("td", { class: "what" }, sentenceOf(record)), make("td", { class: "number took" }, record.seconds === undefined ? "" : seconds(record.seconds))));
     }
@@ -196,7 +196,7 @@
     ["written tokens", (run) => run.total("writes", "tokens") || (run.usage || {}).completion_tokens, String],
     ["latent steps", (run) => (run.model.method === "latent" ? run.total("thinks", "latent_steps") || (run.usage || {}).latent_steps : 0), String],
     ["read tokens", (run) => run.total("reads", "tokens") || (run.usage || {}).prompt_tokens, String],
-    ["memory moved", (run) => run.handOvers.reduce((sum, one) => sum + (one.bytes || 0), 0), bytes],
+    ["memory read", (run) => run.handOvers.reduce((sum, one) => sum + (one.bytes || 0), 0), bytes],
   ];
 
   function showCards() {

@@ -45,7 +45,8 @@ class TeamRun {
   }
 
   light(turn, record) {
-    if (turn.isOver || !PHASES.includes(record.what)) return false;
+    const isLate = PHASES.indexOf(record.what) < PHASES.indexOf(turn.phase); // a snapshot that is older than the last record
+    if (turn.isOver || turn.phase === "done" || isLate || !PHASES.includes(record.what)) return false;
     const isNew = turn.phase !== record.what;
     Object.assign(turn, { phase: record.what, isOn: true, progress: record });
     if (record.what !== "waits") for (const source of turn.reads) this.settle(this.turnOf(source));
@@ -56,7 +57,7 @@ class TeamRun {
     turn.did[record.what] = record;
     turn.isOver = true;
     Object.assign(turn, turn.thinks === "latent" ? { phase: "hands_over", isOn: true } : { phase: "done", isOn: false });
-    for (const one of [turn.name, ...turn.reads]) this.settle(this.turnOf(one));
+    this.settle(turn);
   }
 
   handOver(turn, record) {
@@ -64,10 +65,11 @@ class TeamRun {
     if (record.to) this.handOvers.push(record);
   }
 
-  // An agent hands over until all its readers read.
+  // An agent hands over until all its readers have read. What it did may be told later: a process that runs all agents has
+  // time for it only at the end.
   settle(turn) {
-    const isAwaited = this.readersOf(turn.name).some((reader) => !reader.isOver && ["idle", "waits"].includes(reader.phase));
-    if (turn.isOver && !isAwaited) Object.assign(turn, { phase: "done", isOn: false });
+    const isAwaited = this.readersOf(turn.name).some((reader) => !reader.isOver && ["idle", "waits", "reads"].includes(reader.phase));
+    if (!isAwaited) Object.assign(turn, { phase: "done", isOn: false });
   }
 
   end(secondsTaken) {
@@ -112,7 +114,7 @@ function stateOf(turn, isLast) {
     case "thinks": return "thinks" + share("latent_steps");
     case "writes": return "writes" + (now.tokens ? ` ${counted(now.tokens, "token")}` : "");
     case "hands_over": return "hands over memory";
-    case "done": return turn.did.writes ? `wrote ${counted(turn.did.writes.tokens || 0, "token")}` : turn.did.thinks ? `thought ${counted(turn.did.thinks.latent_steps || 0, "step")}` : "has read";
+    case "done": return turn.did.writes ? `wrote ${counted(turn.did.writes.tokens || 0, "token")}` : turn.did.thinks ? `thought ${counted(turn.did.thinks.latent_steps || 0, "step")}` : turn.isOver ? "has read" : "is done";
     case "ended": return "was stopped";
     default: return isLast ? "writes the answer" : turn.thinks === "latent" ? "thinks" : "writes for others";
   }
@@ -127,7 +129,7 @@ function sentenceOf(record) {
     case "reads": return running ? "reads" : `read ${counted(record.tokens || 0, "token")}`;
     case "thinks": return running ? "thinks" : `thought ${counted(record.latent_steps || 0, "step")}`;
     case "writes": return running ? "writes" : `wrote ${counted(record.tokens || 0, "token")}`;
-    case "repeats": return `starts again: ${record.reason || "its turn was lost"}`;
+    case "repeats": return `starts again: its turn was lost`;
     default: return `handed over ${bytes(record.bytes || 0)}${record.to ? " to " + record.to : ""}${record.transport ? " by " + record.transport : ""}${exposed}`;
   }
 }

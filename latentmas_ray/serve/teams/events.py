@@ -6,12 +6,14 @@ over and has `seconds`. `reads` and `writes` have `tokens`, `thinks` has `latent
 `transport`, `seconds` and `exposed_seconds`, and comes when the reader has read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import asdict
 from typing import Any
 
 from latentmas_ray.engine.turn import NewTokens, TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer
-from latentmas_ray.runs.run_events import TurnFinished
+from latentmas_ray.runs.run_events import TurnFinished, TurnRepeated
+from latentmas_ray.scheduler.answers import split_bytes
 from latentmas_ray.topology import Topology
 
 Record = dict[str, Any]
@@ -20,11 +22,18 @@ Record = dict[str, Any]
 class QuestionRecords:
     """Makes the records of one question."""
 
-    def __init__(self, topology: Topology, question_id: str, max_new_tokens: int | None) -> None:
-        self._topology, self._id, self._most = topology, question_id, max_new_tokens
+    def __init__(self, topology: Topology, question_id: str, max_new_tokens: int | None, *, lens: bool = False) -> None:
+        """`lens`: with the thoughts of a traced question, as `engine.diagnostics.trace.Thought` has them."""
+        self._topology, self._id, self._most, self._lens = topology, question_id, max_new_tokens, lens
         self._finished: set[str] = set()
+        self._bytes: dict[str, tuple[int, ...]] = {}  # of each question of the batch, by source
         self._began: set[str] = set()
         self._writing: set[str] = set()
+
+    @property
+    def finished(self) -> Set[str]:
+        """The agents whose turn is over."""
+        return self._finished
 
     def start(self) -> Iterator[Record]:
         """The question was given to the agents."""
@@ -46,12 +55,24 @@ class QuestionRecords:
             return
         index, count = event.question_ids.index(self._id), len(event.question_ids)
         self._finished.add(result.agent)
+        self._bytes[result.agent] = result.segment_bytes
         for read in result.reads:
-            yield _hand_over(
-                read.source, result.agent, read.num_bytes // count, read.transport, read.seconds, read.exposed_seconds
-            )
+            weights = self._bytes.get(read.source) or (0,) * count
+            own = split_bytes(read.num_bytes, weights)[index]
+            yield _hand_over(read.source, result.agent, own, read.transport, read.seconds, read.exposed_seconds)
         yield from _turn(result, index)
+        if self._lens and (trace := result.traces.get(self._id)) is not None and trace.thoughts:
+            thoughts = [asdict(thought) for thought in trace.thoughts]
+            yield {"agent": result.agent, "what": "thoughts", "thoughts": thoughts}
         yield from self._begin()
+
+    def repeat(self, event: TurnRepeated) -> Iterator[Record]:
+        """An agent's turn was lost and starts again. The reason is not told: it may name a machine."""
+        if self._id in event.question_ids:
+            for names in (self._finished, self._writing):
+                names.discard(event.agent)
+            self._began.add(event.agent)
+            yield {"agent": event.agent, "what": "repeats"}
 
     def finish(self, answer: Answer) -> Iterator[Record]:
         """The question has its answer: what is not known of its agents yet."""

@@ -7,6 +7,7 @@ from functools import partial
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.choices import RUN_METHODS
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.protocol import RuntimeInfo
@@ -105,6 +106,10 @@ class Fleet:
         async with aclosing(self._live.arun(call.request, call.check_memory)) as results:
             async for result in results:
                 yield result
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now; see `LiveRuntime.running_turns`."""
+        return self._live.running_turns()
 
     def close(self) -> None:
         """Shut down the actors, and Ray if this fleet started it. Safe to call twice."""

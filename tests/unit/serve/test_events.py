@@ -1,15 +1,14 @@
 """The records of one question, from the events of its run."""
 
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Thought
-from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import Phases, SegmentRead, TurnResult
+from latentmas_ray.engine.turn import NewTokens, Phases, SegmentRead, TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer, Transfer
-from latentmas_ray.runs.run_events import RunProgress, TurnFinished, TurnRepeated
-from latentmas_ray.serve.teams.events import QuestionEvents
+from latentmas_ray.runs.run_events import TurnFinished, TurnRepeated
+from latentmas_ray.serve.teams.events import QuestionRecords
 from latentmas_ray.topology import load_topology
 
 CHAIN = load_topology("chain-sequential")
-PLANNER, CRITIC, *_, JUDGER = (agent.name for agent in CHAIN.agents)
+PLANNER, CRITIC, REFINER, JUDGER = (agent.name for agent in CHAIN.agents)
 THOUGHT = Thought(tokens=(("So", 0.5),), entropy=1.0, norm=2.0, distance=0.5, nearest="So", xy=(0.0, 0.0))
 
 
@@ -30,74 +29,67 @@ def thought(agent: str = PLANNER, *, ids: tuple[str, ...] = ("q0", "q1"), reads:
     )
 
 
-def progress(step: str, done: int, *, agent: str = PLANNER, ids: tuple[str, ...] = ("q1",)) -> TurnProgress:
-    return TurnProgress(agent=agent, question_ids=ids, step=step, num_done=done, num_total=9, seconds=1.0)  # type: ignore[arg-type]
+def records(name: str = "q1", *, lens: bool = False) -> QuestionRecords:
+    made = QuestionRecords(CHAIN, name, 64, lens=lens)
+    list(made.start())
+    return made
 
 
-def test_all_agents_wait_first() -> None:
-    assert QuestionEvents("q1", CHAIN).queued() == [
-        {"agent": agent.name, "what": "waits", "running": True} for agent in CHAIN.agents
-    ]
+def test_all_agents_wait_first_and_those_that_read_nobody_begin() -> None:
+    *waits, last = QuestionRecords(CHAIN, "q1", None).start()
+    assert waits == [{"agent": agent.name, "what": "waits", "running": True} for agent in CHAIN.agents]
+    assert last == {"agent": PLANNER, "what": "reads", "running": True}
 
 
-def test_a_running_turn_is_told_when_it_changes() -> None:
-    events = QuestionEvents("q1", CHAIN)
-    assert events.running([progress("prompt", 4)]) == [{"agent": PLANNER, "what": "reads", "running": True}]
-    assert events.running([progress("prompt", 8)]) == []
-    steps = [record for done in (1, 1, 2) for record in events.running([progress("latent step", done)])]
-    assert [(one["what"], one["latent_steps"], one["of"]) for one in steps] == [("thinks", 1, 9), ("thinks", 2, 9)]
-    assert events.running([progress("latent step", 3, ids=("q7",)), progress("prompt", 0, agent="stranger")]) == []
-    [alone] = events.running([progress("token", 4, agent=JUDGER)])
-    assert (alone["what"], alone["tokens"]) == ("writes", 4)
-    [shared] = events.running([progress("token", 5, agent=JUDGER, ids=("q0", "q1"))])
-    assert "tokens" not in shared  # it is the longest text of the batch
-
-
-def test_a_finished_turn_says_what_it_did() -> None:
-    events = QuestionEvents("q1", CHAIN)
-    assert events.observe(thought()) == [
+def test_a_finished_turn_says_what_it_did_and_its_reader_begins() -> None:
+    made = records()
+    assert list(made.finish_turn(thought())) == [
         {"agent": PLANNER, "what": "waits", "seconds": 0.5},
         {"agent": PLANNER, "what": "reads", "seconds": 0.5, "tokens": 7},
         {"agent": PLANNER, "what": "thinks", "seconds": 2.0, "latent_steps": 3},
-        {"agent": PLANNER, "what": "hands_over", "seconds": 0.125, "bytes": 200},
+        {"agent": CRITIC, "what": "reads", "running": True},
     ]
-    assert events.running([progress("latent step", 9)]) == []  # it is over
-    assert events.observe(thought(CRITIC, reads=PLANNER))[0] == {
+    assert made.finished == {PLANNER}
+    assert next(made.finish_turn(thought(CRITIC, reads=PLANNER))) == {
         "agent": PLANNER, "what": "hands_over", "to": CRITIC, "bytes": 200, "transport": "tcp",
-        "link": "same_process", "seconds": 0.2, "exposed_seconds": 0.1,
-    }  # fmt: skip
+        "seconds": 0.2, "exposed_seconds": 0.1,
+    }  # fmt: skip  its share of the batch's 300 bytes
 
 
-def test_other_questions_and_other_events_are_not_told() -> None:
-    events = QuestionEvents("q1", CHAIN)
-    assert events.observe(thought(ids=("q5", "q6"))) == []
-    assert events.observe(TurnRepeated(agent=PLANNER, reason="", question_ids=("q5",))) == []
-    snapshot = RunProgress(
-        num_questions=1, num_done=0, num_failed=0, batches_in_flight=0, memory_in_flight_bytes=0, tokens=0, seconds=0.0
-    )
-    assert events.observe(snapshot) == []
+def test_other_questions_are_not_told() -> None:
+    made = records()
+    assert list(made.finish_turn(thought(ids=("q5", "q6")))) == []
+    assert list(made.repeat(TurnRepeated(agent=PLANNER, reason="", question_ids=("q5",)))) == []
+
+
+def test_only_the_first_tokens_make_a_record() -> None:
+    made = records()
+    first = NewTokens(sample=0, first=0, token_ids=(4, 5))
+    assert list(made.write(JUDGER, first)) == [
+        {"agent": JUDGER, "what": "writes", "running": True, "tokens": 2, "of": 64}
+    ]
+    assert list(made.write(JUDGER, first)) == []
 
 
 def test_a_lost_turn_starts_again() -> None:
-    events = QuestionEvents("q1", CHAIN)
-    events.observe(thought())
-    assert events.observe(TurnRepeated(agent=PLANNER, reason="10.0.0.3 died", question_ids=("q0", "q1"))) == [
-        {"agent": PLANNER, "what": "repeats"}  # without the reason, which may name a machine
-    ]
-    assert events.running([progress("latent step", 1)])[0]["what"] == "thinks"
+    made = records()
+    list(made.finish_turn(thought()))
+    lost = TurnRepeated(agent=PLANNER, reason="10.0.0.3 died", question_ids=("q0", "q1"))
+    assert list(made.repeat(lost)) == [{"agent": PLANNER, "what": "repeats"}]  # the reason may name a machine
+    assert made.finished == set()
+    assert [one["what"] for one in made.finish_turn(thought())] == ["waits", "reads", "thinks"]
 
 
 def test_thoughts_come_only_if_they_are_asked_for() -> None:
-    assert all(one["what"] != "thoughts" for one in QuestionEvents("q1", CHAIN).observe(thought()))
-    assert all(one["what"] != "thoughts" for one in QuestionEvents("q0", CHAIN, lens=True).observe(thought()))
-    last = QuestionEvents("q1", CHAIN, lens=True).observe(thought())[-1]
-    assert (last["agent"], last["what"]) == (PLANNER, "thoughts")
-    assert last["thoughts"][0]["tokens"] == (("So", 0.5),)
+    assert all(one["what"] != "thoughts" for one in records().finish_turn(thought()))
+    assert all(one["what"] != "thoughts" for one in records("q0", lens=True).finish_turn(thought()))
+    [found] = [one for one in records(lens=True).finish_turn(thought()) if one["what"] == "thoughts"]
+    assert (found["agent"], found["thoughts"][0]["tokens"]) == (PLANNER, (("So", 0.5),))
 
 
 def test_an_answer_tells_of_the_agents_whose_turn_still_runs() -> None:
-    events = QuestionEvents("q1", CHAIN)
-    events.observe(thought())
+    made = records()
+    list(made.finish_turn(thought()))
     use = AgentUse(prompt_tokens=7, latent_steps=3, output_tokens=0, memory_bytes=200, seconds={"think": 2.0})
     wrote = AgentUse(prompt_tokens=9, latent_steps=0, output_tokens=4, memory_bytes=0, seconds={"decode": 1.5})
     answer = Answer(
@@ -108,8 +100,8 @@ def test_an_answer_tells_of_the_agents_whose_turn_still_runs() -> None:
             Transfer(source=PLANNER, reader=JUDGER, num_bytes=200, transport="tcp", seconds=0.2, exposed_seconds=0.1),
         ),
     )  # fmt: skip
-    told = events.answered(answer)
+    told = list(made.finish(answer))
     assert [(one["agent"], one["what"]) for one in told] == [
-        (PLANNER, "hands_over"), (JUDGER, "reads"), (JUDGER, "writes"),
+        (PLANNER, "hands_over"), (JUDGER, "waits"), (JUDGER, "reads"), (JUDGER, "writes"),
     ]  # fmt: skip
     assert (told[0]["to"], told[-1]["tokens"], told[-1]["seconds"]) == (JUDGER, 4, 1.5)
