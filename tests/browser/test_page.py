@@ -151,7 +151,9 @@ def test_each_phase_is_shown(page: Page) -> None:
             phase({ agent: "b", what: "thinks", running: true, latent_steps: 2, of: 40 }),
             phase({ agent: "b", what: "thinks", seconds: 1, latent_steps: 40 }),
             phase({ agent: "c", what: "reads", running: true }),
-            phase({ agent: "b", what: "repeats", reason: "the actor died" }),
+            phase({ agent: "c", what: "writes", running: true }),
+            phase({ agent: "b", what: "thinks", running: true }),
+            phase({ agent: "b", what: "repeats" }),
           ];
         })()""".replace(
             "described",
@@ -164,6 +166,8 @@ def test_each_phase_is_shown(page: Page) -> None:
         ["reads", True],
         ["thinks", True],
         ["hands_over", True],
+        ["hands_over", True],
+        ["done", False],
         ["done", False],
         ["idle", False],
     ]

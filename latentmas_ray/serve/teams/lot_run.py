@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 
-from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
+from latentmas_ray.errors import ContextLengthError, LatentMASError, QuestionsFailedError, RunError
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.run_events import RunEvent, TextWritten, TurnFinished, TurnRepeated
 from latentmas_ray.scheduler.run import WithdrawnQuestions
@@ -14,7 +14,7 @@ from latentmas_ray.serve.teams.events import QuestionRecords, Record
 from latentmas_ray.serve.teams.progress import ASK_SECONDS, QuestionProgress, RunningTurns
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, TeamAnswer
 from latentmas_ray.serve.teams.streams import ReplyTexts
-from latentmas_ray.system.serving import Fleet, ServedModel
+from latentmas_ray.system.serving import Fleet, TeamVariant
 
 
 class LotRun:
@@ -23,7 +23,7 @@ class LotRun:
     def __init__(
         self,
         fleet: Fleet,
-        model: ServedModel,
+        model: TeamVariant,
         lot: Lot,
         on_turn: Callable[[Lot, TurnFinished], None],
         running_turns: RunningTurns,
@@ -62,7 +62,7 @@ class LotRun:
                     if isinstance(result, Answer):
                         self._send_answer(reply, result)
                     elif isinstance(result, Failure):
-                        reply.fail(QuestionsFailedError((result,), 1))
+                        reply.fail(_error_of(result))
                     on_result(reply)
             self._fail_all(RunError("the run ended without an answer"))
         except asyncio.CancelledError:
@@ -87,8 +87,8 @@ class LotRun:
             self._on_turn(self._lot, event)
             return
         if isinstance(event, TurnRepeated):
-            for name, records in self._records.items():
-                self._send_records(self._replies[name], records.repeat(event))
+            for name, own in self._records.items():
+                self._send_records(self._replies[name], own.repeat(event))
             return
         reply = self._replies[event.question_id]
         if reply.is_over:
@@ -154,3 +154,7 @@ class LotRun:
     def _send_records(reply: Reply, records: Iterator[Record]) -> None:
         for record in records:
             reply.send(AgentRecord(record=record))
+
+
+def _error_of(failure: Failure) -> LatentMASError:
+    return ContextLengthError(failure.error) if failure.too_long else QuestionsFailedError((failure,), 1)

@@ -51,8 +51,13 @@ def test_a_finished_turn_says_what_it_did_and_its_reader_begins() -> None:
     ]
     assert made.finished == {PLANNER}
     assert next(made.finish_turn(thought(CRITIC, reads=PLANNER))) == {
-        "agent": PLANNER, "what": "hands_over", "to": CRITIC, "bytes": 200, "transport": "tcp",
-        "seconds": 0.2, "exposed_seconds": 0.1,
+        "agent": PLANNER,
+        "what": "hands_over",
+        "to": CRITIC,
+        "bytes": 200,
+        "transport": "tcp",
+        "seconds": 0.2,
+        "exposed_seconds": 0.1,
     }  # fmt: skip  its share of the batch's 300 bytes
 
 
