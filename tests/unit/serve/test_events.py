@@ -4,6 +4,7 @@ from latentmas_ray.engine.diagnostics.trace import AgentTrace, Thought
 from latentmas_ray.engine.turn import NewTokens, Phases, SegmentRead, TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer, Transfer
 from latentmas_ray.runs.run_events import TurnFinished, TurnRepeated
+from latentmas_ray.runs.traces import Trace
 from latentmas_ray.serve.teams.events import QuestionRecords
 from latentmas_ray.topology import load_topology
 
@@ -92,21 +93,39 @@ def test_thoughts_come_only_if_they_are_asked_for() -> None:
     assert (found["agent"], found["thoughts"][0]["tokens"]) == (PLANNER, (("So", 0.5),))
 
 
-def test_an_answer_tells_of_the_agents_whose_turn_still_runs() -> None:
-    made = records()
-    list(made.finish_turn(thought()))
-    use = AgentUse(prompt_tokens=7, latent_steps=3, output_tokens=0, memory_bytes=200, seconds={"think": 2.0})
+def answered() -> Answer:
+    """An answer of which the planner and the judger are known."""
+    use = AgentUse(
+        prompt_tokens=7, latent_steps=3, output_tokens=0, memory_bytes=200, seconds={"think": 2.0}, cut_off="no"
+    )
     wrote = AgentUse(prompt_tokens=9, latent_steps=0, output_tokens=4, memory_bytes=0, seconds={"decode": 1.5})
-    answer = Answer(
+    return Answer(
         id="q1", question="", gold=None, answer="", answer_token_ids=(), prediction=None, correct=None, seconds=1.0,
         agents={PLANNER: use, JUDGER: wrote},
         transfers=(
             Transfer(source=PLANNER, reader=CRITIC, num_bytes=200, transport="tcp", seconds=0.2),
             Transfer(source=PLANNER, reader=JUDGER, num_bytes=200, transport="tcp", seconds=0.2, exposed_seconds=0.1),
         ),
+        trace=Trace(id="q1", agents={PLANNER: AgentTrace(prompt="", thoughts=(THOUGHT,))}),
     )  # fmt: skip
-    told = list(made.finish(answer))
+
+
+def test_an_answer_tells_of_the_agents_whose_turn_still_runs() -> None:
+    made = records()
+    list(made.finish_turn(thought()))
+    told = list(made.finish(answered()))
     assert [(one["agent"], one["what"]) for one in told] == [
         (PLANNER, "hands_over"), (JUDGER, "waits"), (JUDGER, "reads"), (JUDGER, "writes"),
     ]  # fmt: skip
     assert (told[0]["to"], told[-1]["tokens"], told[-1]["seconds"]) == (JUDGER, 4, 1.5)
+
+
+def test_an_answer_that_comes_before_all_turns_tells_of_all_agents() -> None:
+    told = list(records(lens=True).finish(answered()))
+    assert [(one["agent"], one["what"]) for one in told][:4] == [
+        (PLANNER, "waits"),
+        (PLANNER, "reads"),
+        (PLANNER, "thinks"),
+        (PLANNER, "thoughts"),
+    ]  # fmt: skip  it wrote nothing
+    assert told[-1]["what"] == "writes"
