@@ -66,7 +66,7 @@ def test_it_fits_and_asks_its_own_server_only(
 def test_the_answer_streams_and_agents_light_up(page: Page, team: ScriptedTeam) -> None:
     ask(page, "hold: how many keys?")
     wait_for(page, "document.querySelector('.card.is-on[data-phase=reads] title')?.textContent === 'judger'")
-    assert texts_of(page, ".card .state")[:3] == ["thought 40 steps"] * 3
+    assert texts_of(page, ".card .state")[:3] == ["thought 40 steps", "thought 40 steps", "hands over memory"]
     assert texts_of(page, ".on-edge.bytes")[:2] == ["197 KB", "393 KB"]  # the chain carries all memory before it
     assert text_of(page, "#picture title").startswith("planner: thought 40 steps; critic reads planner: ")
     assert page.evaluate("document.querySelectorAll('.square').length") == 6

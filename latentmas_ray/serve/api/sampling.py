@@ -43,7 +43,7 @@ def _check_memory(value: object) -> object:
 
 def _check_lens(lens: bool, info: ValidationInfo) -> bool:
     if lens and not info.data.get("trace", True):
-        raise refuse("its thoughts are among the events of the agents, so set latentmas.trace, too")
+        raise refuse("it must be false without latentmas.trace, whose records have the thoughts")
     return lens
 
 

@@ -145,7 +145,7 @@
       run.end(since());
     }
     say(run.problem ? "There is no complete answer." : run.isStopped ? `Stopped after ${seconds(run.seconds)}.` : `Answered in ${seconds(run.seconds)}.`, { isLast: true, more: run.answer });
-    refresh(run);
+    render(run);
   }
 
   function setBusy(isBusy) {
@@ -158,11 +158,12 @@
   function refresh(run) {
     if (isPlanned) return;
     isPlanned = true;
-    requestAnimationFrame(() => {
-      isPlanned = false;
-      updateCards();
-      if (state.shown === run) showRun();
-    });
+    requestAnimationFrame(() => { isPlanned = false; render(run); });
+  }
+
+  function render(run) {
+    updateCards();
+    if (state.shown === run) showRun();
   }
 
   function show(run) {

@@ -62,6 +62,12 @@ async function* serverEvents(body) {
   }
 }
 
+// The records in a chunk, which a server may use in place of events of their own.
+function recordsOf(found) {
+  if (!found) return [];
+  return found.records || (found.record ? [found.record] : [].concat(found));
+}
+
 // Asks one question. Calls `onText` with each part of the answer and `onRecord` with each record of the team's turns;
 // returns the usage. Raises ServerProblem, or AbortError once `signal` is aborted, which cancels the question.
 async function askTeam(request, { key, signal, onText, onRecord }) {
@@ -74,7 +80,7 @@ async function askTeam(request, { key, signal, onText, onRecord }) {
       const content = JSON.parse(data);
       if (content.error) throw new ServerProblem(content.error.message, content.error.status || 500, content.error.param);
       if (name === "latentmas") { onRecord(content); continue; }
-      for (const record of [].concat(content.latentmas || [])) onRecord(record);
+      recordsOf(content.latentmas).forEach(onRecord);
       usage = content.usage || usage;
       for (const choice of content.choices || []) if (choice.delta && choice.delta.content) onText(choice.delta.content, choice.index);
     }
