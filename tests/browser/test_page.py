@@ -18,6 +18,27 @@ NUM_OUTSIDE = """(() => {
   const boxes = parts.map((one) => one.getBoundingClientRect());
   return boxes.filter((box) => box.left < all.left - 2 || box.right > all.right + 2).length;
 })()"""
+# The least contrast of a text with what is behind it (WCAG 2), and the text.
+LEAST_CONTRAST = """(() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3).map((value) => value / 255)
+    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const found = channels(getComputedStyle(element).backgroundColor);
+      if (found.length === 3 || found[3] > 0) return found;
+    }
+  };
+  const shown = [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility() && !one.closest("svg")
+    && !one.closest("script, .unseen") && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()));
+  return shown.map((one) => {
+    const style = getComputedStyle(one), paper = behind(one), share = Number(style.opacity);
+    const ink = channels(style.color).slice(0, 3).map((value, place) => share * value + (1 - share) * paper[place]);
+    const [low, high] = [light(ink), light(paper)].sort((a, b) => a - b);
+    return [(high + 0.05) / (low + 0.05), one.textContent.slice(0, 60)];
+  }).reduce((least, one) => (one[0] < least[0] ? one : least), [99, ""]);
+})()"""
 SIZES = [(width, scheme) for width in (1280, 360) for scheme in ("light", "dark")]
 
 
@@ -59,6 +80,8 @@ def test_it_fits_and_asks_its_own_server_only(
         is_done(browser)
         assert browser.evaluate("document.documentElement.scrollWidth") == width
         assert browser.evaluate(NUM_OUTSIDE) == 0
+        contrast, text = browser.evaluate(LEAST_CONTRAST)
+        assert contrast > 4.5, text
     assert browser.problems == []
     assert {url.split("/", 3)[2] for url in browser.requests} == {address.removeprefix("http://")}
 
