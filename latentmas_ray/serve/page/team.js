@@ -101,7 +101,7 @@ class TeamPicture {
     } else if (this.layout.isRail) {
       const [y, end] = [from.y + middle, to.y + middle];
       [path, tip] = [`M${from.x} ${y}h-8q-8 0-8 8V${end - 8}q0 8 8 8h3`, `M${to.x - 1} ${end}l-8-4.5v9z`];
-      [label, squares] = [{ x: from.x + 44, y: from.y + CARD.height + 19, anchor: "start" }, { x: from.x - 16, y: y + middle + 16 }];
+      [label, squares] = [{ x: from.x + 62, y: from.y + CARD.height + 19, anchor: "start" }, { x: from.x - 16, y: y + middle + 16 }];
     } else {
       const [x, y, end, endY] = [from.x + from.width, from.y + middle, to.x, to.y + middle];
       const bow = to.layer > from.layer + 1 ? CARD.height : 0;
