@@ -307,6 +307,55 @@ def test_a_server_with_keys_gets_the_key_and_the_page_keeps_none(browser: Page) 
         assert "secret" not in browser.evaluate("location.href")
 
 
+def test_a_key_that_cannot_be_one_is_refused_here(page: Page, team: ScriptedTeam) -> None:
+    write(page, "key", "schlüssel 🔑")
+    assert text_of(page, "#problem").startswith("The API key may only have ")
+    ask(page, "fine")
+    assert page.evaluate("document.activeElement.id") == "key"
+    assert team.asked == []
+    write(page, "key", "")
+    ask(page, "fine")
+    is_done(page)
+    assert text_of(page, ".answer .words") == "fine"
+
+
+def test_several_answers_to_one_question_stay_apart(page: Page) -> None:
+    answer = page.evaluate(
+        """(() => {
+          const run = new TeamRun({ agents: [] });
+          [["7", 0], ["8", 1], [" keys", 0], [" keys", 1]].forEach(([text, place]) => run.write(text, place));
+          return run.answer;
+        })()"""
+    )
+    assert answer == "1. 7 keys\n2. 8 keys"
+
+
+def test_a_comparison_that_is_stopped_says_what_was_not_asked(page: Page, team: ScriptedTeam) -> None:
+    ask(page, "hold", "compare")
+    wait_for(page, "document.querySelectorAll('.answer .head span')[0]?.textContent === 'at work'")
+    assert texts_of(page, ".answer .head span")[1:] == ["waits for its turn"] * 2
+    click(page, "stop")
+    is_done(page)
+    assert texts_of(page, ".answer .head span") == ["stopped", "not asked", "not asked"]
+    assert len(team.asked) == 1
+
+
+def test_a_server_that_is_gone_and_comes_back(browser: Page, team: ScriptedTeam) -> None:
+    """What the page says of it, and that it needs no reload."""
+    team.reset()
+    with serving(team.app()) as address:
+        visit(browser, address)
+    port = int(address.rpartition(":")[2])
+    ask(browser, "fine")
+    is_done(browser)
+    assert text_of(browser, "#problem") == f"The server does not answer at 127.0.0.1:{port}."
+    assert texts_of(browser, ".answer .head span") == ["failed"]
+    with serving(team.app(), port=port):
+        ask(browser, "fine")
+        is_done(browser)
+        assert text_of(browser, ".answer .words") == "fine"
+
+
 def test_the_button_changes_light_and_dark(page: Page) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)

@@ -182,9 +182,9 @@ def _records(about: dict[str, Any], *, lens: bool) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: FastAPI, *, port: int = 0) -> Iterator[str]:
     """Serve the app in a thread; the value is its address, `http://127.0.0.1:PORT`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

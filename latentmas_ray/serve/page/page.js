@@ -48,19 +48,27 @@
 
   async function loadModels() {
     const chosen = at("model").value;
+    if (!isKey()) return;
     try {
       state.models = (await listModels(at("key").value)).map(described);
     } catch (problem) {
       complain(problem.message, problem.status === 401 && at("key").value ? "key" : null);
       return;
     }
-    complain("");
+    complain(state.models.length ? "" : "The server serves no model.");
     at("model").replaceChildren(...state.models.map((model) => make("option", { value: model.id }, model.id)));
     if (state.models.some((model) => model.id === chosen)) at("model").value = chosen;
     chooseModel();
   }
 
+  function isKey() {
+    if (/^[\x21-\x7e]*$/.test(at("key").value)) return true;
+    complain("The API key may only have letters, digits and signs of ASCII, without spaces.", "key");
+    return false;
+  }
+
   const chosenModel = () => state.models.find((model) => model.id === at("model").value);
+  const one = (model) => [model];
   const siblings = (model) => METHODS.map((method) => state.models.find((other) => other.topology === model.topology && other.method === method)).filter(Boolean);
 
   function chooseModel() {
@@ -89,6 +97,7 @@
   function readForm() {
     const question = at("question").value;
     if (!question.trim()) { complain("Write a question first.", "question"); return null; }
+    if (!isKey()) return null;
     const latentSteps = numberIn("latent-steps", "Latent steps", 0);
     const maxTokens = latentSteps === null ? null : numberIn("max-tokens", "Max tokens", 1);
     if (latentSteps === null || maxTokens === null) return null;
@@ -104,9 +113,12 @@
       ...(form.maxTokens === undefined ? {} : { max_tokens: form.maxTokens }), latentmas };
   }
 
-  async function start(models) {
-    if (state.stop || !models.length || !models[0]) return;
+  async function start(modelsOf) {
+    if (state.stop) return;
     complain("");
+    if (!chosenModel()) await loadModels(); // the server may have started since
+    if (state.stop || !chosenModel()) return;
+    const models = modelsOf(chosenModel());
     const form = readForm();
     if (!form) return;
     state.stop = new AbortController();
@@ -124,6 +136,7 @@
     }
     state.stop = null;
     setBusy(false);
+    updateCards();
     if (!state.runs.some((run) => run.problem || run.isStopped) && models.length > 1) say(`All ${models.length} methods have answered.`, { isLast: true });
   }
 
@@ -135,7 +148,7 @@
     const timer = setInterval(() => refresh(run), 200);
     try {
       run.usage = await askTeam(requestOf(run.model, form), { key: form.key, signal,
-        onText: (text) => { run.firstTextAt ??= since(); run.answer += text; refresh(run); },
+        onText: (text, place) => { run.firstTextAt ??= since(); run.write(text, place); refresh(run); },
         onRecord: (record) => { if (run.take(record, since())) say(`${record.agent} ${sentenceOf(record)}.`); refresh(run); } });
     } catch (problem) {
       if (problem.name === "AbortError") run.isStopped = true;
@@ -221,7 +234,7 @@
       if (words.textContent !== run.answer) words.textContent = run.answer;
       words.classList.toggle("is-writing", !run.isOver && run.answer !== "");
       words.setAttribute("aria-busy", String(!run.isOver));
-      facts.textContent = run.problem ? "failed" : run.isStopped ? "stopped" : run.isOver ? METHOD_WORDS[run.model.method] : run.began === undefined ? "waits for its turn" : "at work";
+      facts.textContent = run.problem ? "failed" : run.isStopped ? "stopped" : run.isOver ? METHOD_WORDS[run.model.method] : run.began !== undefined ? "at work" : state.stop ? "waits for its turn" : "not asked";
       button.setAttribute("aria-pressed", String(state.shown === run));
       rows.forEach(({ bar, value }, row) => {
         const found = values[row][place];
@@ -232,11 +245,11 @@
     });
   }
 
-  at("form").addEventListener("submit", (event) => { event.preventDefault(); start([chosenModel()]); });
-  at("compare").addEventListener("click", () => { if (chosenModel()) start(siblings(chosenModel())); });
+  at("form").addEventListener("submit", (event) => { event.preventDefault(); start(one); });
+  at("compare").addEventListener("click", () => start(siblings));
   at("stop").addEventListener("click", () => { if (state.stop) state.stop.abort(); });
   at("question").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); start([chosenModel()]); }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); start(one); }
   });
   at("example").addEventListener("click", () => { at("question").value = chosenModel().example; at("question").focus(); });
   at("model").addEventListener("change", chooseModel);

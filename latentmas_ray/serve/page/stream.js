@@ -11,6 +11,7 @@ class ServerProblem extends Error {
 
 const headers = (key) => (key ? { Authorization: "Bearer " + key } : {});
 
+// `path` is relative, so that a proxy may serve the page below a path of its own.
 async function send(path, options) {
   let response;
   try {
@@ -34,7 +35,7 @@ async function problemOf(response) {
 }
 
 async function listModels(key) {
-  const response = await send("/v1/models", { headers: headers(key) });
+  const response = await send("v1/models", { headers: headers(key) });
   return (await response.json()).data;
 }
 
@@ -71,7 +72,7 @@ function recordsOf(found) {
 // Asks one question. Calls `onText` with each part of the answer and `onRecord` with each record of the team's turns;
 // returns the usage. Raises ServerProblem, or AbortError once `signal` is aborted, which cancels the question.
 async function askTeam(request, { key, signal, onText, onRecord }) {
-  const response = await send("/v1/chat/completions", {
+  const response = await send("v1/chat/completions", {
     method: "POST", signal, headers: { "Content-Type": "application/json", ...headers(key) }, body: JSON.stringify(request) });
   let usage = null;
   try {

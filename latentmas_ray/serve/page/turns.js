@@ -10,7 +10,7 @@ class TeamRun {
     this.handOvers = [];
     this.records = []; // of turns that are over
     this.thoughts = new Map();
-    this.answer = "";
+    this.texts = []; // one, unless the server gives several answers to each question
     this.usage = null;
     this.firstTextAt = null; // seconds since the question was sent
     this.seconds = null;
@@ -19,6 +19,10 @@ class TeamRun {
   }
 
   get isOver() { return this.seconds !== null; }
+
+  get answer() { return this.texts.length > 1 ? this.texts.map((text, place) => `${place + 1}. ${text || ""}`).join("\n") : this.texts[0] || ""; }
+
+  write(text, place) { this.texts[place] = (this.texts[place] || "") + text; }
 
   readersOf(name) { return [...this.agents.values()].filter((turn) => turn.reads.includes(name)); }
 
