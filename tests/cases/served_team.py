@@ -78,7 +78,7 @@ class ScriptedTeam:
             for record in _records(about, lens=request["latentmas"].get("lens", False)):
                 while "hold" in question and record["what"] == "writes" and not self._go.is_set():
                     await asyncio.sleep(0.01)
-                yield f"event: latentmas\ndata: {json.dumps(record)}\n\n"
+                yield _chunk(choices=[], latentmas=record)
                 await asyncio.sleep(0.004)
             for start in range(0, len(question), 3):
                 yield _chunk(choices=[{"index": 0, "delta": {"content": question[start : start + 3]}}])

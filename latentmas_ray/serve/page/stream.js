@@ -39,7 +39,7 @@ async function listModels(key) {
   return (await response.json()).data;
 }
 
-// Yields {name, data} of each server-sent event.
+// Yields the data of each server-sent event.
 async function* serverEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
@@ -50,23 +50,13 @@ async function* serverEvents(body) {
       const blocks = (pending + value).split(/\r?\n\r?\n/);
       pending = blocks.pop();
       for (const block of blocks) {
-        const event = { name: "message", data: [] };
-        for (const line of block.split(/\r?\n/)) {
-          if (line.startsWith("data:")) event.data.push(line.slice(5).replace(/^ /, ""));
-          else if (line.startsWith("event:")) event.name = line.slice(6).trim();
-        }
-        if (event.data.length) yield { name: event.name, data: event.data.join("\n") };
+        const lines = block.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        if (lines.length) yield lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n");
       }
     }
   } finally {
     reader.cancel().catch(() => {});
   }
-}
-
-// The records in a chunk, which a server may use in place of events of their own.
-function recordsOf(found) {
-  if (!found) return [];
-  return found.records || (found.record ? [found.record] : [].concat(found));
 }
 
 // Asks one question. Calls `onText` with each part of the answer and `onRecord` with each record of the team's turns;
@@ -76,12 +66,11 @@ async function askTeam(request, { key, signal, onText, onRecord }) {
     method: "POST", signal, headers: { "Content-Type": "application/json", ...headers(key) }, body: JSON.stringify(request) });
   let usage = null;
   try {
-    for await (const { name, data } of serverEvents(response.body)) {
+    for await (const data of serverEvents(response.body)) {
       if (data === "[DONE]") return usage;
       const content = JSON.parse(data);
       if (content.error) throw new ServerProblem(content.error.message, content.error.status || 500, content.error.param);
-      if (name === "latentmas") { onRecord(content); continue; }
-      recordsOf(content.latentmas).forEach(onRecord);
+      if (content.latentmas) onRecord(content.latentmas);
       usage = content.usage || usage;
       for (const choice of content.choices || []) if (choice.delta && choice.delta.content) onText(choice.delta.content, choice.index);
     }
