@@ -41,6 +41,12 @@ def _check_memory(value: object) -> object:
     return value
 
 
+def _check_lens(lens: bool, info: ValidationInfo) -> bool:
+    if lens and not info.data.get("trace", True):
+        raise refuse("it must be false without latentmas.trace, whose records have the thoughts")
+    return lens
+
+
 def _check_name(name: str) -> str:
     if _CONVERSATION.fullmatch(name) is None:
         raise refuse("it must have 1 to 64 letters, digits, or characters of _ . : -")
@@ -53,6 +59,8 @@ class LatentOptions(ApiModel):
     latent_steps: Annotated[StepsSetting | None, BeforeValidator(_check_steps)] = None
     memory: Annotated[ServedMemory | None, BeforeValidator(_check_memory)] = None  # a control: what readers get of it
     trace: bool = False  # whether the answer has the events of its agents
+    # Whether these have the thoughts through the logit lens.
+    lens: Annotated[bool, AfterValidator(_check_lens)] = False
     # Whose working memory is kept for its next turn.
     conversation: Annotated[str, AfterValidator(_check_name)] | None = None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.choices import RUN_METHODS
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -119,6 +120,10 @@ class Fleet:
         async with aclosing(self._live.arun(call.request, call.check_memory)) as results:
             async for result in results:
                 yield result
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now; see `LiveRuntime.running_turns`."""
+        return self._live.running_turns()
 
     def close(self) -> None:
         """Shut down the actors, and Ray if this fleet started it. Safe to call twice."""
