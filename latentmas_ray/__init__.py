@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         RunEvent,
         RunProgress,
         RunStarted,
+        TextWritten,
         TurnFinished,
         TurnRepeated,
     )
@@ -79,6 +80,7 @@ _HOMES = {
     "SeedsSummary": "runs.multi_seed",
     "SegmentError": "errors",
     "Summary": "runs.results",
+    "TextWritten": "runs.run_events",
     "Topology": "topology.agent",
     "TopologyError": "errors",
     "TurnFinished": "runs.run_events",
@@ -119,6 +121,7 @@ __all__ = [
     "SeedsSummary",
     "SegmentError",
     "Summary",
+    "TextWritten",
     "ThoughtsAloneWarning",
     "Topology",
     "TopologyError",

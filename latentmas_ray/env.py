@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
-Requirement = Literal["browser", "gpu", "multinode", "real", "slow", "vllm"]
+Requirement = Literal["browser", "clients", "gpu", "multinode", "real", "serve", "slow", "vllm"]
 OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
@@ -26,6 +26,7 @@ class Environment:
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are stored
     ray_address: str | None  # RAY_ADDRESS: the cluster that a run joins when --address is not given
     temp_folder: tuple[str, str | None]  # RAY_TMPDIR, or else TMPDIR, which Ray uses: its name and value
+    api_keys: str | None  # LATENTMAS_API_KEYS: entries of the keys that an endpoint accepts, with commas in between
     torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads of an actor, or of runtime local
     require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run instead of being skipped or left out
 
@@ -36,6 +37,7 @@ def read_environment() -> Environment:
         cache_dir=_cache_dir(),
         ray_address=os.environ.get("RAY_ADDRESS") or None,
         temp_folder=_temp_folder(),
+        api_keys=os.environ.get("LATENTMAS_API_KEYS", "").strip() or None,
         torch_threads=_torch_threads(),
         require=_require(),
     )
@@ -85,6 +87,16 @@ def otlp_protocol() -> OtlpProtocol:
                 return known
             raise ConfigError(name, text, f"it must be {' or '.join(_PROTOCOLS)}")
     return "http/protobuf"
+
+
+def client_api_key() -> str | None:
+    """Return the key with which this process asks a server, from LATENTMAS_API_KEY; None without one. Raises
+    ConfigError, which does not show it."""
+    name = "LATENTMAS_API_KEY"
+    text = os.environ.get(name, "").strip()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ConfigError(name, "***", "it must be one word of ASCII characters, as the server's file of keys has it")
+    return text or None
 
 
 def captures_message_content() -> bool:

@@ -44,7 +44,8 @@ def finish_early(run: Run, batch_state: BatchState) -> None:
 
 
 def finish_batch(run: Run, batch_state: BatchState, now: float) -> None:
-    """Handle a batch with all its results: return its memory, or grade the answers that are left."""
+    """Handle a batch with all its results, which ends: return its memory, or grade the answers that are left."""
+    run.batch_states.remove(batch_state)
     if run.request.goal == "think":
         for memory in _memories(run, batch_state.batch, batch_state.results).values():
             if memory.id not in batch_state.settled and run.add_result(memory):
@@ -79,6 +80,22 @@ def settle_failed(
     run.add_failures(result.agent, final)
     if failed and cancel is not None:
         cancel(batch_state.unfinished, failed.keys())
+
+
+def withdraw(run: Run, cancel: Callable[[Sequence[TurnHandle], Collection[str]], None]) -> list[BatchState]:
+    """Take the questions that the caller has withdrawn out of a run; `cancel` is that of the runtime. Returns the
+    batches that owe nothing any more."""
+    if run.request.withdrawn is None or not (ids := run.request.withdrawn.take()):
+        return []
+    run.withdraw(ids)
+    done = []
+    for batch_state in run.batch_states:
+        if mine := {question.id for question in batch_state.open_questions}.intersection(ids):
+            batch_state.settled |= mine
+            cancel(batch_state.unfinished, mine)
+            if not batch_state.open_questions:
+                done.append(batch_state)
+    return done
 
 
 def _others_answer(run: Run, batch_state: BatchState, question_id: str, agent: str) -> bool:

@@ -85,19 +85,18 @@ class Scheduler:
         self._runs.append(run)
         return run
 
-    def step(self) -> None:
-        """Advance all runs by one step: handle finished turns or grades; else admit a batch; else wait for events.
+    def step(self, poll_seconds: float = POLL_SECONDS) -> None:
+        """Advance all runs by one step: handle finished turns or grades; else admit a batch; else wait for an event.
 
         This order floods no runtime that executes turns synchronously, and no finished answer waits for an admission.
         """
         for run in list(self._runs):
+            for batch_state in finish.withdraw(run, self._runtime.cancel):
+                self._drop_batch(run, batch_state)
             if run.is_cancelled or run.is_idle:
                 self.close_run(run)
         if not self._poll(0.0) and not self._collect_grades(0.0) and not self._admit():
-            if self._in_flight:
-                self._poll(POLL_SECONDS)
-            else:
-                self._collect_grades(POLL_SECONDS)
+            (self._poll if self._in_flight else self._collect_grades)(poll_seconds)
         for run in list(self._runs):
             if run.is_idle:
                 self.close_run(run)
@@ -170,11 +169,13 @@ class Scheduler:
 
     def _submit_ready(self, run: Run, batch_state: BatchState) -> None:
         while (request := batch_state.next_request()) is not None:
-            handle = self._runtime.submit(request, batch_state.segments_for(request))
+            handle = self._runtime.submit(request, batch_state.segments_for(request), *run.listeners(request))
             batch_state.add_handle(handle)
             self._in_flight.add(handle, run, batch_state)
             if (bounds := batch_state.new_bounds(request)) is not None:
                 self._memory_budget.reserve(batch_state, {request.agent: bounds})
+            if self._info.is_synchronous:
+                return  # the end of this turn submits the next one
 
     def _poll(self, timeout_seconds: float) -> bool:
         """Poll the runtime and handle its events. Returns whether any turn or question finished, failed or was lost."""
@@ -186,9 +187,9 @@ class Scheduler:
         turns, questions = list[TurnEvent](), list[QuestionDone]()
         for event in events:
             match event:
-                case TokensWritten(handle, name, count):
+                case TokensWritten(handle):
                     if (found := self._in_flight.get(handle)) is not None:
-                        found[0].note_tokens(found[1], handle.agent, name, count)
+                        found[0].note_tokens(found[1], event)
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
                 case QuestionDone():
@@ -295,16 +296,17 @@ class Scheduler:
         result = event.result
         batch_state.add_result(result)
         finish.settle_failed(run, batch_state, result, self._runtime.cancel)
-        to_free = batch_state.take_segments_to_free()
         needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
+        if self._info.is_synchronous:
+            run.counters.count_turn(event)  # its observer sees the turn before the next one is executed
         if submit_next and needs_more:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
-        run.counters.count_turn(event)
+        if not self._info.is_synchronous:
+            run.counters.count_turn(event)
         if result.agent in batch_state.bounds:
             self._memory_budget.set_size(batch_state, result.agent, result.segment_bytes)
-        self._free_segments(batch_state, to_free)
+        self._free_segments(batch_state, batch_state.take_segments_to_free())
         if batch_state.is_complete:
-            run.batch_states.remove(batch_state)
             finish.finish_batch(run, batch_state, self._clock())
         elif needs_more:
             finish.finish_early(run, batch_state)
@@ -321,8 +323,7 @@ class Scheduler:
     def _collect_grades(self, timeout_seconds: float) -> bool:
         """Add graded answers to their runs' results. `timeout_seconds` is divided among the runs that are grading."""
         grading = [run for run in self._runs if len(run.grading)]
-        seconds = timeout_seconds / max(1, len(grading))
-        return [self._collect_grades_of(run, seconds) for run in grading].count(True) > 0
+        return [self._collect_grades_of(run, timeout_seconds / len(grading)) for run in grading].count(True) > 0
 
     def _collect_grades_of(self, run: Run, timeout_seconds: float) -> bool:
         try:
@@ -372,7 +373,7 @@ class Scheduler:
         self._drop_batch(run, batch_state)
         attempts, failed = finish.attempts_after(run, batch_state, failure)
         run.retry(attempts)
-        run.add_failures(failure.agent, failed)
+        run.add_failures(failure.agent, failed, failure.refused)
 
     def _drop_batch(self, run: Run, batch_state: BatchState) -> None:
         """Cancel a batch, which owes no answer any more."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from latentmas_ray.config import (
     DEFAULT_LATENT_STEPS,
@@ -40,6 +40,8 @@ class DriverSettings:
     replicas: int = 1  # of the agent with the most replicas
     max_attempts: int = 2  # per question, the first one included
     traced: frozenset[str] = frozenset()  # ids of questions to be traced
+    stop: tuple[str, ...] = ()  # texts that end an answer
+    streamed: frozenset[str] = frozenset()  # ids of questions whose answers are reported as they are written
     prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
     keep: float = 1.0  # share of the prompts' positions, for agents that do not set their own
     keep_by: KeepBy = "prompt"
@@ -217,9 +219,15 @@ def build_turn(
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=topology.answers(agent.name),
         others_read=len(topology.answering_agents) > 1,
-        samples=settings.samples if topology.answers(agent.name) else 1,
+        **_of_answers(settings, batch) if topology.answers(agent.name) else {},
         decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
+
+
+def _of_answers(settings: DriverSettings, batch: Batch) -> dict[str, Any]:
+    """The fields that only the turns of answering agents have."""
+    streamed = settings.streamed and settings.streamed & {question.id for question in batch.open_questions}
+    return {"samples": settings.samples, "stop": settings.stop, "streamed": streamed}
 
 
 def _contexts(

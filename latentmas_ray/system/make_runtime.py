@@ -38,17 +38,20 @@ if TYPE_CHECKING:
     from latentmas_ray.writing.text_runner import TextRunner
 
 
+NO_STAND_INS: Mapping[tuple[str, str], str] = {}
+
+
 def make_runtime(
     config: RunConfig,
     models: RunModels,
     topology: Topology,
     num_batches: int,
     part: ClusterPart = WHOLE_CLUSTER,
+    stand_ins: Mapping[tuple[str, str], str] = NO_STAND_INS,
 ) -> Runtime:
-    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
-
-    With runtime ray it joins or starts the Ray cluster of `config`, and uses this part. Raises ConfigError kinds.
-    """
+    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run, `stand_ins` are
+    those of `ReplicaRequest`. With runtime ray it joins or starts the Ray cluster of `config`, and uses this part.
+    Raises ConfigError kinds."""
     loading: dict[str, Any] = {
         "device": config.device,
         "thoughts": config.thoughts,
@@ -57,7 +60,7 @@ def make_runtime(
     }
     make_runner, own = runner_makers(models, topology, loading)
     if config.runtime == "local":
-        return _local_runtime(config, models, topology, make_runner, own)
+        return _local_runtime(config, models, topology, make_runner, own, stand_ins)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config, part)
     from latentmas_ray.actors.ray_runtime import RayRuntime
@@ -86,6 +89,7 @@ def make_runtime(
         turn_seconds=config.turn_timeout,
         texts=text_setups(config, models, topology, choices, loading),
         detached=detached_actors(config, models, planner),
+        stand_ins=stand_ins,
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout, keeps_layout=planner.keeps_layout),
     )
     return RayRuntime(
@@ -105,6 +109,7 @@ def _local_runtime(
     topology: Topology,
     make_runner: "Callable[..., TurnRunner]",
     own: "Mapping[str, Callable[..., TurnRunner]]",
+    stand_ins: Mapping[tuple[str, str], str],
 ) -> Runtime:
     """Return a runtime that executes all turns in this process."""
     from latentmas_ray.actors.local_runtime import LocalRuntime
@@ -114,6 +119,7 @@ def _local_runtime(
     choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
     num_threads = config.threads or read_environment().torch_threads
     note = describe_engines(topology, choices)
+    own = {**own, **{agent: own[actor] for (agent, _), actor in stand_ins.items() if actor in own}}
     return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
 
 
