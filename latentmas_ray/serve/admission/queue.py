@@ -102,6 +102,8 @@ class Admission:
         if not self._waiting and self._fits(ticket):
             self._begin(ticket)
             return ticket
+        if num_questions > self._max_waiting:
+            raise self._full()
         while self.num_waiting + num_questions > self._max_waiting:
             self._make_room(key, num_questions)
         self._waiting.setdefault(key, deque()).append(ticket)
@@ -128,8 +130,7 @@ class Admission:
                 self._refuse(ticket, aborted())
 
     def _check_size(self, num_questions: int, num_bytes: int) -> None:
-        most = min(self._max_running, max(self._max_waiting, 1))
-        if num_questions > most:
+        if num_questions > (most := self._max_running):
             message = f"the request has {num_questions} questions; at most {most} are answered at the same time"
             raise ApiError(400, message, "n", "too_many_questions")
         if self._max_bytes is not None and num_bytes > self._max_bytes:
@@ -173,7 +174,7 @@ class Admission:
         self._refuse(self._waiting[longest][-1], self._full())
 
     def _full(self) -> ApiError:
-        message = f"{self.num_waiting} questions wait already, which is as many as may; send this one later"
+        message = f"the team is busy, and {self.num_waiting} of at most {self._max_waiting} questions wait; ask later"
         return ApiError(429, message, None, "queue_full", retry_after=self._retry_seconds())
 
     def _retry_seconds(self) -> float:

@@ -89,6 +89,7 @@ def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
+_NO_CACHE: Final = "nothing is kept between requests"
 _PENALTY: Final = "the team's engines have no penalties"
 
 
@@ -114,9 +115,9 @@ class SamplingRequest(ApiModel):
     logit_bias: Annotated[Any, off({}, instead="tokens are drawn from the model's own distribution")] = None
     store: Annotated[Any, off(False, instead="the server stores no answers")] = None
     service_tier: Annotated[Any, off("auto", "default", instead="all requests are treated alike")] = None
-    prompt_cache_key: Annotated[Any, off(instead="nothing is kept between requests")] = None
-    prompt_cache_retention: Annotated[Any, off(instead="nothing is kept between requests")] = None
-    prompt_cache_options: Annotated[Any, off(instead="nothing is kept between requests")] = None
+    prompt_cache_key: Annotated[Any, off(instead=_NO_CACHE)] = None
+    prompt_cache_retention: Annotated[Any, off(instead=_NO_CACHE)] = None
+    prompt_cache_options: Annotated[Any, off(instead=_NO_CACHE)] = None
 
     @field_validator("stream_options")
     @classmethod

@@ -121,6 +121,29 @@ def test_a_request_with_more_questions_than_are_answered_together_is_400() -> No
     run(test)
 
 
+def test_without_a_queue_a_request_is_taken_while_it_fits() -> None:
+    async def test() -> None:
+        admission = make(max_running=4, max_waiting=0)
+        first = admission.admit("a", num_questions=3)
+        assert begun(first) == [True]
+        assert refused(admission, num_questions=2).status == 429
+        assert begun(admission.admit("b")) == [True]
+
+    run(test)
+
+
+def test_a_request_that_can_never_wait_costs_no_other_its_place() -> None:
+    async def test() -> None:
+        admission = make(max_running=4, max_waiting=2)
+        admission.admit("a", num_questions=4)
+        waiting = admission.admit("a"), admission.admit("a")
+        assert refused(admission, "b", num_questions=3).status == 429
+        assert admission.num_waiting == 2
+        assert not any(ticket.admitted.done() for ticket in waiting)
+
+    run(test)
+
+
 def test_a_client_that_leaves_gives_its_place_up() -> None:
     async def test() -> None:
         admission = make(max_running=1)
