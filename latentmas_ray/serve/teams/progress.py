@@ -44,6 +44,8 @@ class QuestionProgress:
         for turn in turns:
             if self._id not in turn.question_ids or turn.agent in finished:
                 continue
+            if turn.step == "prompt" and not turn.num_done:
+                continue  # it has begun at its actor, and waits there for memory
             record: Record = {"agent": turn.agent, "what": _WHAT[turn.step], "running": True}
             if turn.step == "latent step":
                 record |= {"latent_steps": turn.num_done, "of": turn.num_total}

@@ -20,6 +20,12 @@ def test_a_turn_is_told_when_it_has_changed() -> None:
     ]
 
 
+def test_a_turn_that_has_read_nothing_yet_still_waits_for_memory() -> None:
+    progress = QuestionProgress("q1")
+    assert list(progress.update([turn("prompt", 0, agent="judger")], ())) == []
+    assert [one["what"] for one in progress.update([turn("prompt", 3, agent="judger")], ())] == ["reads"]
+
+
 def test_turns_of_others_and_turns_that_are_over_are_left_out() -> None:
     progress = QuestionProgress("q1")
     assert list(progress.update([turn("latent step", 3, ids=("q7",))], ())) == []
