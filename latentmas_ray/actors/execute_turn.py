@@ -10,7 +10,7 @@ from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.timing.phase_spans import cut_waits
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import PhaseSpan, TurnRequest, TurnResult, WireChunk
+from latentmas_ray.engine.turn import OnTokens, PhaseSpan, TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import encode_chunk, from_raw, raw_bytes, remove_tags
 from latentmas_ray.transport import Transport
@@ -32,9 +32,15 @@ class Runner(Protocol):
         """How far the running turn is; None between turns. Any thread may ask."""
 
     def run(
-        self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
+        self,
+        work: TurnRequest,
+        memory: Incoming,
+        *,
+        outgoing: Outgoing | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
-        """Execute one turn; return its segment (None for a text agent, or if `outgoing` got it) and its result."""
+        """Execute one turn; return its segment (None for a text agent, or if `outgoing` got it) and its result.
+        `on_tokens` gets the tokens of the questions in `TurnRequest.streamed` as they are written."""
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Return the tokens per second of a prefill of `num_tokens`."""
@@ -92,6 +98,7 @@ def execute_turn(
     *,
     overlaps: bool = False,
     idle_since: float | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> tuple[SentChunk | None, TurnResult]:
     """Execute one turn on the `incoming` segments, which are in the order of `work.segment_order()`.
 
@@ -107,7 +114,8 @@ def execute_turn(
     else:
         receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since, translated=work.translated)
     sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
-    chunk, result = runner.run(work, receiver, outgoing=sender)
+    listener = {} if on_tokens is None else {"on_tokens": on_tokens}
+    chunk, result = runner.run(work, receiver, outgoing=sender, **listener)
     final_at, begin = time.time(), time.perf_counter()
     kept, whole = tuple(sender.kept) if sender is not None else (), ChunkId(work.segment_id)
     if chunk is not None and work.keeps_memory:

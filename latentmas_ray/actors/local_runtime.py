@@ -15,7 +15,7 @@ from latentmas_ray.actors.execute_turn import Runner, execute_turn, receive_kept
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.engine.turn import OnTokens, TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.placement.free_cores import find_free_cores
@@ -80,7 +80,7 @@ class LocalRuntime:
         assert self._runners, "start() comes first"
         return self._runners[self._own.get(agent, self._make_runner)]
 
-    def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
+    def submit(self, work: TurnRequest, segments: Mapping[str, Any], on_tokens: OnTokens | None = None) -> TurnHandle:
         """Execute the turn and queue its events for `poll`. If it fails, the handle's segment is the exception."""
         runner = self._runner_of(work.agent)
         self._keep_threads()
@@ -91,7 +91,7 @@ class LocalRuntime:
                 return self._failed(work, chunk)
         try:
             incoming = complete_segments(dict(zip(work.segment_order(), chunks, strict=True)))
-            sent, result = execute_turn(runner, self._transport, work, incoming)
+            sent, result = execute_turn(runner, self._transport, work, incoming, on_tokens=on_tokens)
             kept = receive_kept(result.kept, self._transport.authenticator, work.segment_id)
         except Exception as error:  # noqa: BLE001  as in an actor: any exception fails this batch only
             return self._failed(work, error)

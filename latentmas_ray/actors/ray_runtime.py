@@ -28,7 +28,7 @@ from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import ActorLink
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import OnTokens, TurnRequest, TurnResult
 from latentmas_ray.errors import (
     ActorError,
     ClusterError,
@@ -54,7 +54,7 @@ from latentmas_ray.scheduler.protocol import (
 )
 from latentmas_ray.scheduler.transfer_choice import TransferCosts
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
-from latentmas_ray.writing.writer import TextGrown
+from latentmas_ray.writing.events import TextGrown
 
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
 MAX_STARTS = 3  # attempts to start all actors: a node may die meanwhile
@@ -141,7 +141,9 @@ class RayRuntime:
             layout=layout,
         )
 
-    def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
+    def submit(
+        self, work: TurnRequest, segments: Mapping[str, SegmentRef], on_tokens: OnTokens | None = None
+    ) -> TurnHandle:
         """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
         if self._ended_by is not None:
             raise self._ended_by
@@ -271,7 +273,7 @@ class RayRuntime:
             if handle is None or event.question_id not in self._pending.get(handle, ()):
                 continue
             if isinstance(event, TextGrown):
-                self._events.append(TokensWritten(handle, event.question_id, event.num_tokens))
+                self._events.append(TokensWritten(handle, event.question_id, event.num_tokens, event.new))
                 continue
             result = replica.with_links(turn, event.result)
             self._health.record_success(handle.agent)

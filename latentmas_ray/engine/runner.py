@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmas_ray.engine.decoding.decode import texts_by_question, tokens_in_cache
+from latentmas_ray.engine.decoding.decode import OnText, texts_by_question, tokens_in_cache
 from latentmas_ray.engine.diagnostics.ablation import clone_without
 from latentmas_ray.engine.diagnostics.convergence import ThoughtConvergence
 from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
@@ -26,7 +26,7 @@ from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.timing.progress import StepCounter, TurnProgress
-from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import NewTokens, OnTokens, Phases, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError, ModelError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
@@ -72,12 +72,14 @@ class TurnRunner:
         memory: Mapping[str, Segment] | Incoming,
         *,
         outgoing: Outgoing | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
         """Execute one turn: absorb `memory`, prefill, think and emit, or decode.
 
         The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `overlaps`. Without
         `outgoing` it is returned as one chunk, which may stay in the engine's cache until its bytes are read. Returns
-        that chunk (or None) and the result. Raises QuestionsTooLongError before the first step for questions that do
+        that chunk (or None) and the result. `on_tokens` gets each token of the questions in `TurnRequest.streamed`, none
+        of a model without a chat template, whose texts may be cut off again. Raises QuestionsTooLongError before the first step for questions that do
         not fit the model's positions, SegmentError, ModelError, and the errors of `memory` and `outgoing`.
 
         With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
@@ -89,7 +91,7 @@ class TurnRunner:
         ranks = self.engine.lm.ranks
         self._current = work, time.monotonic(), StepCounter()
         try:
-            return self._run(work, memory, outgoing)
+            return self._run(work, memory, outgoing, on_tokens)
         except BaseException as error:
             # LatentMASErrors are raised on all ranks alike: steps that may fail on one rank run in `all_or_none`.
             if not ranks.is_collective_error(error) and not isinstance(error, LatentMASError):
@@ -99,7 +101,11 @@ class TurnRunner:
             self._current = None
 
     def _run(
-        self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
+        self,
+        work: TurnRequest,
+        memory: Mapping[str, Segment] | Incoming,
+        outgoing: Outgoing | None,
+        on_tokens: OnTokens | None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
         lm = self.engine.lm
         timer = PhaseTimer(lm.device)
@@ -128,7 +134,7 @@ class TurnRunner:
         else:
             with timer.phase("trace"):  # before decoding moves rows
                 tracer.capture(session)
-            written, found = self._write(session, work, timer)
+            written, found = self._write(session, work, timer, on_tokens)
             outputs = dict(enumerate(written[: len(prompts)]))
             memory_tokens = tokens_in_cache(list(map(add, merged.lengths, map(len, prompts))), written)
         cut_off = tuple(session.cut_off[: len(prompts)])
@@ -286,7 +292,9 @@ class TurnRunner:
         sizes = {"segment_bytes": segment_bytes, "evicted_bytes": chunk.meta.evicted_bytes if work.keep else ()}
         return None if outgoing is not None else chunk, sizes
 
-    def _write(self, session: Session, work: TurnRequest, timer: PhaseTimer) -> tuple[list[list[int]], dict[str, Any]]:
+    def _write(
+        self, session: Session, work: TurnRequest, timer: PhaseTimer, on_tokens: OnTokens | None
+    ) -> tuple[list[list[int]], dict[str, Any]]:
         """Decode the texts of a turn: the token ids of each, and those fields of the result that have all of them."""
         with timer.phase("decode"):
             written = session.decode(
@@ -295,6 +303,8 @@ class TurnRunner:
                 asked(work.prompts),
                 is_last=work.is_last and not work.others_read,
                 samples=work.samples,
+                stop=work.stop,
+                on_text=None if on_tokens is None else _listener(work, on_tokens, session.lm.chat.has_template),
             )
         if work.samples == 1:
             return written, {}
@@ -324,6 +334,21 @@ class TurnRunner:
             cut_off = dict(zip(rows, other.cut_off, strict=True))
             session.cut_off = [cut_off.get(row, "no") for row in range(len(prompts))]
             return dict(zip(rows, written, strict=True))
+
+
+def _listener(work: TurnRequest, on_tokens: OnTokens, has_template: bool) -> OnText:
+    """Return what passes each token of a streamed question on; without a template none, but asks whether it is
+    wanted."""
+    num_questions = len(work.question_ids)
+
+    def on_text(text: int, output: Sequence[int]) -> bool:
+        name, first = work.question_ids[text % num_questions], len(output) - 1
+        if name not in work.streamed:
+            return True
+        ids = tuple(output[first:]) if has_template else ()
+        return on_tokens(name, NewTokens(token_ids=ids, first=first, sample=text // num_questions))
+
+    return on_text
 
 
 def _about_thoughts(session: Session, work: TurnRequest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
-from latentmas_ray.engine.decoding.decode import decode_texts
+from latentmas_ray.engine.decoding.decode import OnText, decode_texts
 from latentmas_ray.engine.inputs import PromptChoice, TurnInputs, prefill_windows
 from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.positions import check_next
@@ -242,6 +242,8 @@ class Session:
         bounds: Sequence[int] = (),
         is_last: bool = False,
         samples: int = 1,
+        stop: Sequence[str] = (),
+        on_text: OnText | None = None,
     ) -> list[list[int]]:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
         token ids without the end token, and sets `cut_off`.
@@ -250,11 +252,15 @@ class Session:
         asked. A finished question leaves the batch, which speeds up the others. Segments that are still in the cache
         are copied out before that, unless they will not be read any more (`is_last`). `bounds` are the tokens that each
         question may have, at least 1, where they differ. With `samples` each question has so many texts, which share
-        what was computed so far: text s of question q of Q is number s · Q + q. Ends the session. Raises CacheError.
+        what was computed so far: text s of question q of Q is number s · Q + q. A text
+        also ends with the token that completes one of `stop`. `on_text` is called for each token that does not end its
+        text; the text ends if it returns False. Ends the session. Raises CacheError.
         """
         if is_last:
             self.cache.drop_views()
-        return decode_texts(self, sampling, agent, questions, bounds=bounds, samples=samples)
+        return decode_texts(
+            self, sampling, agent, questions, bounds=bounds, samples=samples, stop=stop, on_text=on_text
+        )
 
     def fork(self, times: int) -> None:
         """Give each row `times` − 1 copies, which continue alike: copy c of row b of B is row c · B + b. Questions keep

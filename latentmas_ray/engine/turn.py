@@ -4,7 +4,7 @@ A *turn* is: absorb the memory that is read, prefill the prompt, then think late
 decode text. `TurnRequest` is sent to the actor and `TurnResult` back; tensors are sent separately.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,6 +41,18 @@ class Sampling:
     max_new_tokens: int = 256
     seed: int = 42
 
+
+@dataclass(frozen=True, kw_only=True)
+class NewTokens:
+    """Tokens of one text of a question, as they are written."""
+
+    token_ids: tuple[int, ...]
+    first: int  # the index of the first of them in the text
+    sample: int = 0  # the number of the text among those of the question
+
+
+# Gets tokens of a question (by id) while its turn runs; returns whether the question is still wanted.
+OnTokens = Callable[[str, NewTokens], bool]
 
 # One chunk of a segment as bytes: its header, and its KV as a flat uint8 array (numpy), as `memory.wire` encodes them.
 WireChunk = tuple[bytes, Any]
@@ -112,6 +124,8 @@ class TurnRequest:
     # Texts that a text agent writes for each question; they share its memory and its prompt. Text i draws from the
     # random stream of `seeds.sample_seed(sampling.seed, i)`.
     samples: int = 1
+    stop: tuple[str, ...] = ()  # a text ends with the token that completes one of these, and has it
+    streamed: frozenset[str] = frozenset()  # questions whose tokens are reported as they are written
 
     @property
     def can_overlap(self) -> bool:

@@ -54,6 +54,12 @@ class GivenModel:
             expected = f"all its weights must be in this process, and it is divided over several; {_GIVE_A_NAME}"
             raise ModelError("model", self.name, expected)
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        assert self._tokenizer is not None
+        return self._tokenizer
+
     def check_run(
         self, *, runtime: RuntimeName = "local", tp: int = 1, dtype: str = "auto", revision: str | None = None
     ) -> None:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.engine.turn import NewTokens, TurnResult
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.results import Answer, Failure
 
@@ -40,6 +40,16 @@ class TurnFinished:
     question_ids: tuple[str, ...] = ()
     place: TurnPlace = TurnPlace()
     seen_at: float = 0.0  # when the driver had the result: wall-clock seconds of its machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextWritten:
+    """An answering agent has written tokens of a question, in a run that streams it. After a lost turn they come again,
+    from the first one on; the answer has all, also those of which no event tells."""
+
+    agent: str
+    question_id: str
+    new: NewTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +171,7 @@ ClusterEvent = ReplicaReady | ReplicaLost | ReplicaRetired | NodeJoined | NodeLo
 RunEvent = (
     RunStarted
     | TurnFinished
+    | TextWritten
     | TurnRepeated
     | QuestionAnswered
     | MemoryFinished

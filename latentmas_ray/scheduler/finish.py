@@ -81,6 +81,22 @@ def settle_failed(
         cancel(batch_state.unfinished, failed.keys())
 
 
+def withdraw(run: Run, cancel: Callable[[Sequence[TurnHandle], Collection[str]], None]) -> list[BatchState]:
+    """Take the questions that the caller has withdrawn out of a run; `cancel` is that of the runtime. Returns the
+    batches that owe nothing any more."""
+    if run.request.withdrawn is None or not (ids := run.request.withdrawn.take()):
+        return []
+    run.withdraw(ids)
+    done = []
+    for batch_state in run.batch_states:
+        if mine := {question.id for question in batch_state.open_questions}.intersection(ids):
+            batch_state.settled |= mine
+            cancel(batch_state.unfinished, mine)
+            if not batch_state.open_questions:
+                done.append(batch_state)
+    return done
+
+
 def _others_answer(run: Run, batch_state: BatchState, question_id: str, agent: str) -> bool:
     """Whether a question that has failed at an agent for good may be answered by others."""
     without = {*batch_state.no_answer.get(question_id, {}), agent}

@@ -90,13 +90,12 @@ class Scheduler:
         This order floods no runtime that executes turns synchronously, and no finished answer waits for an admission.
         """
         for run in list(self._runs):
+            for batch_state in finish.withdraw(run, self._runtime.cancel):
+                self._drop_batch(run, batch_state)
             if run.is_cancelled or run.is_idle:
                 self.close_run(run)
         if not self._poll(0.0) and not self._collect_grades(0.0) and not self._admit():
-            if self._in_flight:
-                self._poll(POLL_SECONDS)
-            else:
-                self._collect_grades(POLL_SECONDS)
+            (self._poll if self._in_flight else self._collect_grades)(POLL_SECONDS)
         for run in list(self._runs):
             if run.is_idle:
                 self.close_run(run)
@@ -169,7 +168,8 @@ class Scheduler:
 
     def _submit_ready(self, run: Run, batch_state: BatchState) -> None:
         while (request := batch_state.next_request()) is not None:
-            handle = self._runtime.submit(request, batch_state.segments_for(request))
+            more = (run.listener(request),) if request.streamed else ()
+            handle = self._runtime.submit(request, batch_state.segments_for(request), *more)
             batch_state.add_handle(handle)
             self._in_flight.add(handle, run, batch_state)
             if (bounds := batch_state.new_bounds(request)) is not None:
@@ -185,9 +185,9 @@ class Scheduler:
         turns, questions = list[TurnEvent](), list[QuestionDone]()
         for event in events:
             match event:
-                case TokensWritten(handle, name, count):
+                case TokensWritten(handle):
                     if (found := self._in_flight.get(handle)) is not None:
-                        found[0].note_tokens(found[1], handle.agent, name, count)
+                        found[0].note_tokens(found[1], event)
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
                 case QuestionDone():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import NewTokens, OnTokens, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.placement import RunLayout
 from latentmas_ray.runs.run_events import ClusterEvent, TurnPlace
@@ -73,11 +73,13 @@ class TurnLost:
 @dataclass(frozen=True, eq=False)
 class TokensWritten:
     """A text agent has written `num_tokens` tokens for one question so far. A runtime that writes several turns at the
-    same time reports it while the text grows; any other once for each question, when the turn finishes."""
+    same time reports it while the text grows; any other once for each question, when the turn finishes. `new` has
+    tokens of one of its texts, of a question in `TurnRequest.streamed`."""
 
     handle: TurnHandle
     question_id: str
     num_tokens: int
+    new: NewTokens | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +162,11 @@ class Runtime(Protocol):
     def start(self) -> RuntimeInfo:
         """Start actors and load models. Raises ClusterError, ActorError or ModelError."""
 
-    def submit(self, request: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
-        """Queue a turn and return its handle. A local runtime may execute the turn before it returns.
+    def submit(
+        self, request: TurnRequest, segments: Mapping[str, Any], on_tokens: OnTokens | None = None
+    ) -> TurnHandle:
+        """Queue a turn and return its handle. A local runtime may execute the turn before it returns; it calls
+        `on_tokens` for the questions in `TurnRequest.streamed`, and writes no more for one that is not wanted.
 
         `segments` holds `TurnHandle.segment` of each agent, in the order of `request.segment_order()`; they need not
         exist yet. Raises ActorError if no actor is left.

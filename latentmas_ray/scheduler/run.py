@@ -1,19 +1,19 @@
 """A run: the questions of one caller, in a scheduler that serves several callers."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field, replace
 
-from latentmas_ray.engine.turn import GivenMemory
+from latentmas_ray.engine.turn import GivenMemory, NewTokens, OnTokens, TurnRequest
 from latentmas_ray.runs.grading import Grader, Grading
 from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory
-from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.runs.run_events import Observer, TextWritten
 from latentmas_ray.scheduler.answers import FinishedQuestions
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.metrics import MetricSink, RunCounters, RunMetrics
-from latentmas_ray.scheduler.protocol import CapacityChanged, RuntimeInfo, TurnHandle
+from latentmas_ray.scheduler.protocol import CapacityChanged, RuntimeInfo, TokensWritten, TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.transfer_choice import choose_transfers, translated_links
 from latentmas_ray.scheduler.turns import DriverSettings, Goal, TopologyIndex
@@ -22,6 +22,27 @@ from latentmas_ray.topology.agent import Topology
 from latentmas_ray.topology.team import Team, describe_translations
 
 Result = Answer | Failure | ReturnedMemory
+
+
+class WithdrawnQuestions:
+    """Questions of one run that its caller does not want any more. Any thread may add some; the scheduler ends them
+    within a step, and their results do not come."""
+
+    def __init__(self) -> None:
+        self._new: deque[str] = deque()
+        self._all: set[str] = set()
+
+    def add(self, question_id: str) -> None:
+        """Withdraw a question. Safe to call twice."""
+        self._all.add(question_id)
+        self._new.append(question_id)
+
+    def take(self) -> set[str]:
+        """Return what was added since the last call."""
+        return {self._new.popleft() for _ in range(len(self._new))}
+
+    def __contains__(self, question_id: object) -> bool:
+        return question_id in self._all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +62,7 @@ class RunRequest:
     goal: Goal = "answer"
     given: GivenMemory | None = None
     keeps_memory: bool = False
+    withdrawn: WithdrawnQuestions | None = None  # None: the caller withdraws none
     team: Team = field(default_factory=lambda: Team({}))  # the model of each agent; empty: all have the same
 
 
@@ -198,10 +220,37 @@ class Run:
             if self.add_result(failure):
                 self.counters.count_failure(failure)
 
-    def note_tokens(self, batch_state: BatchState, agent: str, question_id: str, num_tokens: int) -> None:
+    def note_tokens(self, batch_state: BatchState, event: TokensWritten) -> None:
         """Note how many tokens of a text of a batch are written; the agent's turn is not over."""
-        batch_state.note_tokens(agent, question_id, num_tokens)
+        agent, name = event.handle.agent, event.question_id
+        batch_state.note_tokens(agent, name, event.num_tokens)
         self._writing.add(batch_state)
+        if event.new is not None:
+            self.stream_tokens(agent, name, event.new)
+
+    def listener(self, request: TurnRequest) -> OnTokens:
+        """Return what gets the tokens of a turn's streamed questions."""
+        return lambda question_id, new: self.stream_tokens(request.agent, question_id, new)
+
+    def stream_tokens(self, agent: str, question_id: str, new: NewTokens) -> bool:
+        """Send tokens that an answering agent has written to the observer; return whether the question is still
+        wanted."""
+        if self.is_cancelled or (self.request.withdrawn is not None and question_id in self.request.withdrawn):
+            return False
+        if new.token_ids:
+            self.counters.send(TextWritten(agent=agent, question_id=question_id, new=new))
+        return True
+
+    def withdraw(self, ids: Set[str]) -> None:
+        """Let no result of these questions come, and start none of them."""
+        self._next = None
+        self._finished_ids |= ids
+        for _ in range(len(self.queue)):
+            retry = self.queue.popleft()
+            batch = retry.batch
+            retry = replace(retry, batch=replace(batch, done=batch.done | ids.intersection(batch.question_ids)))
+            if retry.batch.open_questions:
+                self.queue.append(retry)
 
     def send_progress(self, memory_bytes: int) -> None:
         """Send a snapshot to the observer; `memory_bytes` is the memory in flight of all runs."""

@@ -39,6 +39,8 @@ class DriverSettings:
     replicas: int = 1  # of the agent with the most replicas
     max_attempts: int = 2  # per question, the first one included
     traced: frozenset[str] = frozenset()  # ids of questions to be traced
+    stop: tuple[str, ...] = ()  # texts that end an answer
+    streamed: frozenset[str] = frozenset()  # ids of questions whose answers are reported as they are written
     prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
     keep: float = 1.0  # share of the prompts' positions, for agents that do not set their own
     keep_by: KeepBy = "prompt"
@@ -213,12 +215,18 @@ def build_turn(
         read_by=read_by,
         keeps_memory=keeps_memory,
         traced=settings.traced and settings.traced & {question.id for question in batch.open_questions},
+        stop=settings.stop if topology.answers(agent.name) else (),
+        streamed=_streamed(settings, batch) if topology.answers(agent.name) else frozenset(),
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=topology.answers(agent.name),
         others_read=len(topology.answering_agents) > 1,
         samples=settings.samples if topology.answers(agent.name) else 1,
         decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
+
+
+def _streamed(settings: DriverSettings, batch: Batch) -> frozenset[str]:
+    return settings.streamed and settings.streamed & {question.id for question in batch.open_questions}
 
 
 def _contexts(

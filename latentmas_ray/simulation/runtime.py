@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import OnTokens, Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.placement import LinkSpeeds, Plan, ReplicaId, Slot
 from latentmas_ray.placement.routing import least_loaded, of_batch
 from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnHandle, events_of_result
@@ -95,7 +95,9 @@ class SimulatedRuntime:
             description="simulated",
         )
 
-    def submit(self, request: TurnRequest, segments: Mapping[str, "_ModelledSegment"]) -> TurnHandle:
+    def submit(
+        self, request: TurnRequest, segments: Mapping[str, "_ModelledSegment"], on_tokens: OnTokens | None = None
+    ) -> TurnHandle:
         """Queue a turn at one of the agent's replicas."""
         reads = tuple(segments.values())
         replica = self._choose(request, reads)  # the driver's work in a real run, too

@@ -1,7 +1,7 @@
 """One call of `ask`, `map`, `as_completed` or `think`, checked before it runs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from latentmas_ray.runs.decisions.decide import DecisionSettings
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
-from latentmas_ray.scheduler.run import RunRequest
+from latentmas_ray.scheduler.run import RunRequest, WithdrawnQuestions
 from latentmas_ray.scheduler.turns import DriverSettings, Goal
 from latentmas_ray.system.deciding import check_votes, decision_of
 from latentmas_ray.system.team.run_models import team_of
@@ -46,10 +46,14 @@ def plan_call(
     given: GivenMemory | None = None,
     keep_memory: bool = False,
     thinks: bool = False,
+    streamed: Collection[str] = (),
+    stop: Sequence[str] = (),
+    withdrawn: WithdrawnQuestions | None = None,
 ) -> Call:
     """Return the call that answers `questions` (from `memory`, if given), or with `thinks` returns their memory.
 
-    `given` is `given_memory(memory)`, one object for all calls with the same memory.
+    `given` is `given_memory(memory)`, one object for all calls with the same memory. The observer gets
+    the answers to the questions `streamed` as they are written; `stop` are texts that end an answer.
     Raises ConfigError if the call asks for memory that no agent hands over, TopologyError for prompts that these
     questions cannot render, TaskError for questions whose graders are not installed.
     """
@@ -71,14 +75,18 @@ def plan_call(
         check_returns_memory(config, topology)
     goal: Goal = "think" if thinks else "answer" if memory is None else "answer-from-memory"
     resolved = config.resolved(tasks.task_max_new_tokens(questions))
+    settings = replace(
+        settings_of(resolved, questions, prompts, decision), streamed=frozenset(streamed), stop=tuple(stop)
+    )
     request = RunRequest(
         topology=topology,
-        settings=settings_of(resolved, questions, prompts, decision),
+        settings=settings,
         batches=plan_batches(questions, config.batch_size),
         observer=observer,
         goal=goal,
         given=given,
         keeps_memory=keep_memory or (config.save_memory is not None and memory is None),
+        withdrawn=withdrawn,
         team=team,
     )
     check = None if memory is None else partial(_check_fits, memory, topology.answering_agent.name, team)

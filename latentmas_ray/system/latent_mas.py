@@ -1,7 +1,7 @@
 """`LatentMAS`: the Python interface."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.system.deciding import decider
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.system.serving.text_stream import astream_text, stream_text
 from latentmas_ray.system.settings import StartSettings, find_preset, read_config_file
 from latentmas_ray.system.setup import QuestionLike, Setup
 from latentmas_ray.system.stream import ResultStream
@@ -132,6 +133,15 @@ class LatentMAS:
         """Like `ask`, without blocking the event loop. Cancelling the task cancels the question."""
         async with aclosing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
             return await anext(answers)
+
+    def stream(self, question: QuestionLike) -> Generator[str | Answer, None, None]:
+        """Yield the answer's text in pieces, as it is written, then the `Answer`; several answers to a question have no
+        pieces. Leaving the loop cancels the question. Raises the errors of `ask`."""
+        return stream_text(self._setup, question)
+
+    def astream(self, question: QuestionLike) -> AsyncGenerator[str | Answer, None]:
+        """Like `stream`, within an event loop."""
+        return astream_text(self._setup, question)
 
     @overload
     def map(

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -45,11 +45,14 @@ class LiveRuntime:
         make_runtime: MakeRuntime,
         make_metrics: Callable[[], MetricSink | None],
         memory_limit_bytes: int | None,
+        *,
+        agents: Collection[str] = (),
     ) -> None:
         """`make_runtime` gets the first topology and its number of batches; `make_metrics` is called after the
-        start."""
+        start. `agents` are those that each of its runtimes executes, besides the agents of the first topology."""
         self._make_runtime, self._make_metrics = make_runtime, make_metrics
         self._memory_limit_bytes = memory_limit_bytes
+        self._agents = frozenset(agents)
         self._starting = threading.Lock()  # held while a runtime starts or shuts down
         self._starter: int | None = None  # the thread that holds it
         self._state = threading.RLock()  # held briefly, also by the garbage collector
@@ -169,7 +172,7 @@ class LiveRuntime:
         except BaseException:
             runtime.close()
             raise
-        names = frozenset(agent.name for agent in topology.agents)
+        names = self._agents | {agent.name for agent in topology.agents}
         return _Started(runtime=runtime, info=info, agents=names, scheduler=SharedScheduler(scheduler))
 
     def _discard(self, started: _Started, error: BaseException) -> None:

@@ -47,6 +47,7 @@ from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
     BUILTIN,
+    AgentModel,
     RenderedPrompts,
     Topology,
     apply_control,
@@ -64,6 +65,7 @@ from latentmas_ray.transport.choose import DeviceLayout, choose
 
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
+    from latentmas_ray.models.chat import ChatTokenizer
     from latentmas_ray.models.given import GivenModel
 
 QuestionLike = str | Mapping[str, Any] | Question
@@ -114,6 +116,7 @@ class Setup:
         if given is not None and self.config.drivers > 1:
             expected = "the model must be a name or a folder, which other processes can load"
             raise ConfigError("drivers", self.config.drivers, expected)
+        self._chats: dict[AgentModel, ChatTokenizer] = {}
         self._last_given: tuple[Memory, GivenMemory] | None = None
         self.live = LiveRuntime(
             lambda topology, num_batches: self.make_runtime(topology, num_batches),
@@ -127,9 +130,16 @@ class Setup:
         config = config or self.config
         return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches, self.part)
 
-    def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
-        """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
-        questions."""
+    def call(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        observer: Observer | None = None,
+        **more: Any,
+    ) -> Call:
+        """Return a call, see `plan_call`, which gets `more`; `observer` gets its events, too. Raises its errors, and
+        TaskError for malformed questions."""
         if self.config.abstractions is not None:
             expected = "hints are for an evaluation (evaluate); leave it out to ask single questions"
             raise ConfigError("abstractions", self.config.abstractions, expected)
@@ -137,8 +147,31 @@ class Setup:
             check_is_memory(memory)
         checked = self._controlled(tasks.questions_from(questions), self.config.memory, self.topology)
         given = None if memory is None else self._given_of(memory)
-        observer = Observers(self._observer, self.spans.observer(self.config, self.topology, checked))
-        return plan_call(self.config, self.topology, checked, observer=observer, memory=memory, given=given, **more)
+        observers = Observers(observer, self._observer, self.spans.observer(self.config, self.topology, checked))
+        return plan_call(self.config, self.topology, checked, observer=observers, memory=memory, given=given, **more)
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether a question has one answer, of one agent."""
+        return len(self.topology.answering_agents) * self.config.samples == 1
+
+    def chat_of(self, agent: str) -> "ChatTokenizer":
+        """Return the tokenizer of an agent's model, which is loaded once. Raises ModelError."""
+        one = self._models.team.by_agent[agent]
+        if one not in self._chats:
+            self._chats[one] = self._models.chat(one)
+        return self._chats[one]
+
+    def call_with(
+        self, changes: Mapping[str, Any], questions: Sequence[Question], *, observer: Observer | None, **more: Any
+    ) -> Call:
+        """Return a call with `changes` to the configuration; `plan_call` gets `more`. Raises InputError kinds."""
+        config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
+        topology = self.topology_for(config) if changes else self.topology
+        self._check_models(config, topology)
+        checked = self._controlled(questions, config.memory, topology)
+        observers = Observers(observer, self._observer, self.spans.observer(config, topology, checked))
+        return plan_call(config, topology, checked, observer=observers, **more)
 
     def _given_of(self, memory: "Memory") -> GivenMemory:
         """Return the same object for the same memory again, so that a runtime sends it once."""

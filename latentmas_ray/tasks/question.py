@@ -1,8 +1,8 @@
 """Question and Grade."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from latentmas_ray.config import HintSource
 from latentmas_ray.errors import TaskError
@@ -17,6 +17,13 @@ AnswerKind = Literal["number", "choice", "text", "math", "code"]
 NumberSource = Literal["own", "other", "both", "none"]
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+
+
+class EarlierMessage(NamedTuple):
+    """A message of the conversation before a question."""
+
+    role: Literal["user", "assistant"]
+    content: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class Question:
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
     corruption: "Corruption | None" = None  # what one agent gets wrongly
     hint: "HintCopy | None" = None  # of a copy of a question: which hint it is for
+    system: str = ""  # of the conversation: it follows the system message of every agent
+    earlier: tuple[EarlierMessage, ...] = ()  # of the conversation: they stand before the prompt of every agent
 
     def __post_init__(self) -> None:
         where = f"question {self.id}: "
@@ -55,6 +64,10 @@ class Question:
             raise TaskError(f"{where}record", self.record, "it must be a mapping, which may be empty")
         if self.kind == "code":
             check_code_record(self.record, where, needs_prompt=False)
+
+    def with_earlier(self, system: str, earlier: tuple[EarlierMessage, ...]) -> "Question":
+        """Return the same question at the end of a conversation, whose texts are shown as they are."""
+        return replace(self, system=system, earlier=earlier) if system or earlier else self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ A template can use every field of the question's record except `gold` and wrong 
 agents it reads; empty if memory is handed over instead) and `answer_form` (one sentence on how to write the final
 answer). These hide fields of the same name; use `record.NAME`.
 `question` shows the options of a choice, unless the template uses the field that holds them.
+A question at the end of a conversation brings texts that are no templates: its system text follows the agent's own, and
+its earlier messages stand between the system message and the prompt.
 A line with only a `{% … %}` is removed.
 """
 
@@ -24,7 +26,8 @@ _MAX_FIELDS_NAMED = 20
 
 
 def render_messages(agent: Agent, question: Question, *, context: str, answer_form: str) -> tuple[dict[str, str], ...]:
-    """Return the system message, if the agent has one, and the user message, as `{"role": …, "content": …}`.
+    """Return the system message, if the agent or the question has one, the earlier messages of the question's
+    conversation, and the user message, as `{"role": …, "content": …}`.
 
     If no template of the agent mentions `context`, it is put before the prompt, so that every topology works with text
     agents. Raises TopologyError if a template cannot be rendered for this question.
@@ -125,8 +128,10 @@ def _messages(
     variables = _variables(agent, question, context, answer_form)
     system = _render(agent, "system", question, variables, source)
     content = _render(agent, "prompt", question, variables, source)
+    system = "\n\n".join(text for text in (system, question.system) if text)
     messages = [{"role": "system", "content": system}] if system else []
-    rendered = (*messages, {"role": "user", "content": content})
+    earlier = [message._asdict() for message in question.earlier]
+    rendered = (*messages, *earlier, {"role": "user", "content": content})
     return rendered if _mentions_context(agent) else _with_context(rendered, context)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import Sampling, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import OnTokens, Sampling, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.writing.text_engine import TextEngine, TextRequest
@@ -45,12 +45,17 @@ class TextRunner:
         return None if self.turns is None else self.turns.progress
 
     def run(
-        self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
+        self,
+        work: TurnRequest,
+        memory: Incoming,
+        *,
+        outgoing: Outgoing | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
         """Execute a turn that the engine cannot write. Raises TurnError without `turns`, else like `TurnRunner.run`."""
         if self.turns is None:
             raise TurnError(f"agent {work.agent}: hidden states are not available on this engine")
-        return self.turns.run(work, memory, outgoing=outgoing)
+        return self.turns.run(work, memory, outgoing=outgoing, on_tokens=on_tokens)
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Measure a prefill of `num_tokens`, in tokens per second, after a warm-up. Nothing else may run."""

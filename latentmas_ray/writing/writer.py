@@ -11,9 +11,9 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from latentmas_ray.engine.decoding.stops import StopCheck
 from latentmas_ray.engine.positions import check_positions
 from latentmas_ray.engine.run_on import RunOnCheck, asked
 from latentmas_ray.engine.segment_io import Incoming
@@ -23,6 +23,7 @@ from latentmas_ray.errors import ActorError, CacheError, LatentMASError, Segment
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.units import format_seconds
 from latentmas_ray.writing.busy_time import BusyTime
+from latentmas_ray.writing.events import TextEnded, TextGrown, WriterEvent, ignore
 from latentmas_ray.writing.receive import ArrivedChunks, receive_memory
 from latentmas_ray.writing.text_engine import TextEngine, TextOutput
 from latentmas_ray.writing.written_turn import CANCELLED, ReceivedTurn, WrittenQuestion, WrittenTurn, receiving_spans
@@ -30,34 +31,11 @@ from latentmas_ray.writing.written_turn import CANCELLED, ReceivedTurn, WrittenQ
 _MAX_CANCELLED = 1000
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TextGrown:
-    """A question of a turn has `num_tokens` tokens so far."""
-
-    number: int  # of the turn
-    question_id: str
-    num_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TextEnded:
-    """A question of the answering agent has ended before its turn; `result` is of this question alone."""
-
-    number: int
-    question_id: str
-    result: TurnResult
-
-
-WriterEvent = TextGrown | TextEnded
 # Computes again what the agents `TurnRequest.recomputed` handed over; called in the engine's thread.
 Recompute = Callable[[TurnRequest, Incoming], Mapping[str, Segment]]
 # Makes inputs of the engine's model of what the agents `TurnRequest.translated` handed over; called in its thread.
 Translate = Callable[[TurnRequest, Incoming], Incoming]
 _T = TypeVar("_T")
-
-
-def ignore(event: WriterEvent) -> None:
-    """Do nothing with an event."""
 
 
 class Writer:
@@ -134,7 +112,9 @@ class Writer:
         the future raises ActorError if the engine cannot continue.
         """
         work = received.work
-        turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self.engine.chat.decode)
+        chat = self.engine.chat
+        run_on, stops = RunOnCheck(chat, asked(work.prompts)), StopCheck(chat, work.stop)
+        turn = WrittenTurn(number, received, run_on, stops, chat.decode)
         if turn.has_ended:  # all of its questions are skipped
             turn.future.set_result(turn.result())
             return turn.future
@@ -296,8 +276,9 @@ class Writer:
         ends = output.end
         for token in output.token_ids:
             question.tokens.append(token)
-            if (kept := question.turn.run_on.num_kept(question.index, question.tokens)) is not None:
-                del question.tokens[kept:]
+            kept = question.turn.run_on.num_kept(question.index, question.tokens)
+            if kept is not None or question.turn.stops.has_ended(question.tokens):
+                del question.tokens[len(question.tokens) if kept is None else kept :]
                 if ends is None:
                     self.engine.abort([question.key])
                 ends = "stop"
@@ -307,7 +288,8 @@ class Writer:
         if ends is None:
             turn = question.turn
             num_tokens = turn.num_tokens(question.index)
-            self._on_event(TextGrown(number=turn.number, question_id=question.id, num_tokens=num_tokens))
+            new = question.take_new()
+            self._on_event(TextGrown(number=turn.number, question_id=question.id, num_tokens=num_tokens, new=new))
             return
         if ends == "error":
             question.error = " ".join(output.error.split()) or "the engine could not continue it"

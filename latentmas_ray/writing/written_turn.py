@@ -5,9 +5,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 
+from latentmas_ray.engine.decoding.stops import StopCheck
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import CutOff, Phases, PhaseSpan, SampleText, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import (
+    CutOff,
+    NewTokens,
+    Phases,
+    PhaseSpan,
+    SampleText,
+    SegmentRead,
+    TurnRequest,
+    TurnResult,
+)
 from latentmas_ray.seeds import sample_seed
 from latentmas_ray.writing.receive import ReceivedMemory
 from latentmas_ray.writing.text_engine import TextRequest
@@ -89,6 +99,7 @@ class WrittenQuestion:
     cut_off: CutOff = "no"
     error: str | None = None  # why it could not be written
     has_ended: bool = False
+    num_reported: int = 0  # of its tokens, if they are wanted as they are written
     has_read: bool = False  # the engine has its own copy of the memory
     started_at: float | None = None  # when its first step began, in monotonic seconds
     step_seconds: float = 0.0  # of the steps since then
@@ -115,6 +126,15 @@ class WrittenQuestion:
             self.decode_seconds += seconds
         else:
             self.prefill_seconds += seconds
+
+    def take_new(self) -> NewTokens | None:
+        """Return the tokens that were not reported yet, if they are wanted now. Those of a model without a chat template
+        may be cut off again until its text has ended."""
+        turn, first = self.turn, self.num_reported
+        if self.id not in turn.received.work.streamed or turn.run_on.is_on or first == len(self.tokens):
+            return None
+        self.num_reported = len(self.tokens)
+        return NewTokens(token_ids=tuple(self.tokens[first:]), first=first, sample=self.sample)
 
     @property
     def last_position(self) -> int:
@@ -150,11 +170,18 @@ class WrittenQuestion:
 class WrittenTurn:
     """A turn in progress. `future` gets its result when its last question has ended."""
 
-    def __init__(self, number: int, received: ReceivedTurn, run_on: RunOnCheck, decode: Callable[[Sequence[int]], str]):
+    def __init__(
+        self,
+        number: int,
+        received: ReceivedTurn,
+        run_on: RunOnCheck,
+        stops: StopCheck,
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
         """`number` is unique among the turns of a writer. `decode` makes a text of token ids."""
         self.number = number
         self.received = received
-        self.run_on = run_on
+        self.run_on, self.stops = run_on, stops
         self.future: Future[TurnResult] = Future()
         work = received.work
         self.questions = [  # one for each text, those of a question next to one another

@@ -20,7 +20,7 @@ FLOORS = (
     {"runs"},
     {"scheduler"},
     {"actors"},
-    {"system", "bench", "report", "simulation", ""},  # "" is latentmas_ray/__init__.py, the public face
+    {"system", "bench", "report", "simulation", "serve", ""},  # "" is latentmas_ray/__init__.py, the public face
     {"cli", "__main__"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -39,6 +39,7 @@ SAME_FLOOR = {
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
     ("", "report"): "the face offers load_run, which reads a finished run",
     ("__main__", "cli"): "python -m latentmas_ray is the command; nothing imports it",
+    ("serve", "system"): "an endpoint asks a fleet; nothing imports serve but the command line",
     ("bench", "system"): "a benchmark measures a whole run",
     ("simulation", "bench"): "a simulation is run, named and drawn like a benchmark; bench knows no simulation",
     ("bench", "report"): "labels of lines are moved apart in the same way; report knows no benchmark",
@@ -49,6 +50,10 @@ ROOMS = {
     "ray": ("transport", "actors", "system"),
     "transformers": ("models",),
     "vllm": ("vllm",),
+    "fastapi": ("serve",),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
+    "prometheus_client": ("serve",),
     "torch": (
         "memory",
         "parallel",

@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from latentmas_ray.writing.writer import TextEnded, TextGrown, WriterEvent
+from latentmas_ray.engine.turn import NewTokens
+from latentmas_ray.writing.events import TextEnded, TextGrown, WriterEvent
 
-GROWN_SECONDS = 0.5  # between two reports of tokens alone
+GROWN_SECONDS = 0.5  # between two reports of numbers of tokens alone
+STREAM_SECONDS = 0.04  # between two reports of tokens that are wanted as they are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,36 +21,53 @@ class TextReport:
 
 
 class EventQueue:
-    """Events in order; of a question's tokens only the newest number. Thread-safe."""
+    """Events in order; of a question's tokens only the newest number, and those of a stream together. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ended: list[TextEnded] = []
-        self._grown: dict[tuple[int, str], TextGrown] = {}
+        self._grown: dict[tuple[int, str, int], TextGrown] = {}  # the last part of the key: of a stream, the sample
+        self._has_stream = False  # some of them have tokens
         self._has_ended = threading.Condition()
         self._taken_at = clock()
 
     def put(self, event: WriterEvent) -> None:
         """Add an event."""
         with self._has_ended:
-            if isinstance(event, TextGrown):  # nobody is woken: there are many
-                self._grown[event.number, event.question_id] = event
+            if isinstance(event, TextGrown):
+                self._add_grown(event)
                 return
-            self._grown.pop((event.number, event.question_id), None)
+            for key in [key for key in self._grown if key[:2] == (event.number, event.question_id)]:
+                del self._grown[key]  # the result has all
             self._ended.append(event)
             self._has_ended.notify()
 
+    def _add_grown(self, event: TextGrown) -> None:
+        """Add tokens to those of the same text; `take` is woken for the first of a stream alone: there are many."""
+        key = (event.number, event.question_id, -1 if event.new is None else event.new.sample)
+        before = self._grown.get(key)
+        if event.new is not None and before is not None and before.new is not None:
+            event = replace(event, new=_joined(before.new, event.new))
+        self._grown[key] = event
+        if event.new is not None and not self._has_stream:
+            self._has_stream = True
+            self._has_ended.notify()
+
     def take(self, timeout_seconds: float) -> tuple[WriterEvent, ...]:
-        """Return what there is: at once if a question has ended, tokens alone every `GROWN_SECONDS`, nothing after the
-        timeout."""
+        """Return what there is: at once if a question has ended, tokens every `STREAM_SECONDS`, their number alone every
+        `GROWN_SECONDS`, nothing after the timeout."""
         with self._has_ended:
             deadline = self._clock() + timeout_seconds
             while not self._ended and (left := deadline - self._clock()) > 0:
-                due = self._taken_at + GROWN_SECONDS - self._clock()
+                due = self._taken_at + (STREAM_SECONDS if self._has_stream else GROWN_SECONDS) - self._clock()
                 if self._grown and due <= 0:
                     break
                 self._has_ended.wait(min(left, due) if due > 0 else min(left, GROWN_SECONDS))
             events: tuple[WriterEvent, ...] = (*self._grown.values(), *self._ended)
-            self._ended, self._grown = [], {}
+            self._ended, self._grown, self._has_stream = [], {}, False
             self._taken_at = self._clock()
             return events
+
+
+def _joined(first: NewTokens, then: NewTokens) -> NewTokens:
+    return replace(first, token_ids=first.token_ids + then.token_ids)

@@ -15,7 +15,7 @@ from latentmas_ray.actors.text.event_queue import TextReport
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import ActorError
 from latentmas_ray.transport import Transport
-from latentmas_ray.writing.writer import WriterEvent
+from latentmas_ray.writing.events import WriterEvent
 
 REPORT_SECONDS = 5.0  # the longest wait for a report: they also show that the engine steps
 _UNAVAILABLE_SECONDS = 5.0  # until a replica that did not report is asked again

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from latentmas_ray.engine.decoding.stops import StopCheck
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.turn import CutOff, SampleText, Sampling
 from latentmas_ray.models.sampling import greedy, sample, uniform
@@ -16,6 +17,7 @@ from latentmas_ray.seeds import sample_seed
 if TYPE_CHECKING:
     from latentmas_ray.engine.session import Session
 
+OnText = Callable[[int, Sequence[int]], bool]  # the number of a text, its tokens; whether it is still wanted
 Stream = tuple[int, str]  # the seed and the question of one text's random numbers
 
 
@@ -27,6 +29,8 @@ def decode_texts(
     *,
     bounds: Sequence[int] = (),
     samples: int = 1,
+    stop: Sequence[str] = (),
+    on_text: OnText | None = None,
 ) -> list[list[int]]:
     """See `Session.decode`."""
     num_questions = len(session.question_ids)
@@ -34,7 +38,7 @@ def decode_texts(
     streams = [(sample_seed(sampling.seed, one), name) for one in range(samples) for name in session.question_ids]
     outputs: list[list[int]] = [[] for _ in streams]
     session.cut_off = ["max_new_tokens" for _ in streams]
-    run_on = RunOnCheck(session.lm.chat, questions)
+    run_on, stops = RunOnCheck(session.lm.chat, questions), StopCheck(session.lm.chat, stop)
     active = list(range(len(outputs)))  # the text in each row
     for step in range(sampling.max_new_tokens):
         session.counter.now = ("token", step, sampling.max_new_tokens)
@@ -48,6 +52,9 @@ def decode_texts(
                 if (num_kept := run_on.num_kept(question, outputs[text])) is not None:
                     del outputs[text][num_kept:]
                     has_ended = True
+                if on_text is not None and not has_ended:
+                    has_ended = not on_text(text, outputs[text])
+                has_ended = has_ended or stops.has_ended(outputs[text])
             is_full = bool(bounds) and len(outputs[text]) >= bounds[question]
             if has_ended or is_full or session.positions[row] == session.lm.max_positions:
                 session.cut_off[text] = "no" if has_ended else "max_new_tokens" if is_full else "positions"

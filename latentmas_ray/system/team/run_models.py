@@ -12,6 +12,7 @@ from latentmas_ray.placement import ModelDims, dims_of_config, known_dims
 from latentmas_ray.topology import AgentModel, Team, Topology
 
 if TYPE_CHECKING:
+    from latentmas_ray.models.chat import ChatTokenizer
     from latentmas_ray.models.given import GivenModel
 
 
@@ -99,6 +100,16 @@ class RunModels:
     def dims(self, one: AgentModel) -> ModelDims:
         """Return the sizes of an agent's model. Raises ModelError."""
         return dims_of_model(self.place_of(one), one.revision or None).in_dtype(one.dtype)
+
+    def chat(self, one: AgentModel) -> "ChatTokenizer":
+        """Load the tokenizer of an agent's model. Raises ModelError."""
+        from latentmas_ray.models.chat import ChatTokenizer  # transformers takes seconds
+        from latentmas_ray.models.load import load_tokenizer
+
+        place = self.place_of(one)
+        if isinstance(place, str):
+            return ChatTokenizer(load_tokenizer(place, one.revision or None), one.name)
+        return ChatTokenizer(place.tokenizer, one.name)
 
     def other_dims(self) -> dict[str, ModelDims]:
         """Return the sizes of the models of `others`. Raises ModelError."""

@@ -1,0 +1,152 @@
+"""Errors of the API in OpenAI's form, and the status of every error of the package.
+
+A client's mistake is 400 (404 for an unknown model or path, 413 for a body that is too large) and names the field. What
+the server cannot do now is 429 or 503, with `Retry-After`. 500 is a mistake of ours, and says nothing of its inside.
+"""
+
+import asyncio
+import math
+from typing import Any, Final
+
+from latentmas_ray.errors import (
+    ActorError,
+    CacheError,
+    ClusterError,
+    ConfigError,
+    ContextLengthError,
+    InputError,
+    JournalError,
+    LatentMASError,
+    ModelError,
+    QuestionsTooLongError,
+    ShardError,
+    TaskError,
+    TransferError,
+    TurnLostError,
+)
+
+TOO_LONG: Final = "context_length_exceeded"
+_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+# What another try may answer: processes and links that are lost and replaced, and memory that others hold.
+_PASSING: Final = (ActorError, CacheError, ClusterError, ShardError, TransferError, TurnLostError)
+_RETRY_SECONDS: Final = 1.0
+# Fields of a run, and the fields of a request that set them.
+_PARAMS: Final = {
+    "max_new_tokens": "max_tokens",
+    "samples": "n",
+    "latent_steps": "latentmas.latent_steps",
+    "memory": "latentmas.memory",
+    "from_memory": "latentmas.conversation",
+}
+_SAME_NAME: Final = ("temperature", "top_p", "seed", "stop", "n")
+
+
+class ApiError(LatentMASError):
+    """A request that is refused or has failed: its HTTP status, and what the client reads.
+
+    `message` is one line; `param` names the field of the request, such as `messages[0].content`; `code` is a short name
+    for programs; `retry_after` are the seconds after which another try is worth it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(status, message, param, code)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.status, self.message, self.param, self.code, self.retry_after)
+
+    @property
+    def type(self) -> str:
+        """OpenAI's kind of error."""
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        return _TYPES.get(self.status, default)
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The response's JSON."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's headers."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def _restored(status: int, message: str, param: str | None, code: str | None, retry_after: float | None) -> ApiError:
+    return ApiError(status, message, param, code, retry_after=retry_after)
+
+
+def bad_field(param: str | None, value: object, expected: str, code: str = "invalid_value") -> ApiError:
+    """Return a 400 in the form of the package's other messages: the field, the value, and what would be right."""
+    return ApiError(400, str(InputError(param or "request", value, expected)), param, code)
+
+
+def unknown_model(model: str, known: list[str]) -> ApiError:
+    """Return the 404 of a model that is not served."""
+    line = str(InputError("model", model, f"it must be one of {', '.join(known)}"))
+    return ApiError(404, line, "model", "model_not_found")
+
+
+def aborted() -> ApiError:
+    """Return the 503 of a question that the server gave up, because it shuts down or its run has failed."""
+    return ApiError(503, "the server gave this question up; send it again", code="aborted", retry_after=_RETRY_SECONDS)
+
+
+def timed_out(seconds: float) -> ApiError:
+    """Return the 504 of a question without an answer in time."""
+    return ApiError(504, f"no answer within {seconds:g} s", code="timeout")
+
+
+def translate(error: BaseException) -> ApiError:
+    """Return what a client gets for any error. Those of the user's input name the request's field; an error that the
+    package does not know is a 500 without details, which belong into the log."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QuestionsTooLongError | ContextLengthError):
+        return ApiError(400, _one_line(error), "messages", TOO_LONG)
+    if isinstance(error, InputError) and not isinstance(error, JournalError):
+        return _of_input(error)
+    if isinstance(error, _PASSING):
+        message = f"the team lost a part of its work; send the request again ({_one_line(error)})"
+        return ApiError(503, message, code="unavailable", retry_after=_RETRY_SECONDS)
+    if isinstance(error, asyncio.CancelledError):
+        return aborted()
+    if isinstance(error, TimeoutError):
+        return ApiError(504, "no answer in time", code="timeout")
+    if isinstance(error, LatentMASError):
+        return ApiError(500, _one_line(error), code="failed")
+    return ApiError(500, "the server made a mistake; its log has the reason under this X-Request-Id", code="internal")
+
+
+def _of_input(error: InputError) -> ApiError:
+    param: str | None = None
+    if isinstance(error, ConfigError):
+        param = error.field if error.field in _SAME_NAME else _PARAMS.get(error.field)
+    elif isinstance(error, TaskError | ModelError):
+        # A model was loaded before it was served: what it refuses now is the request's text.
+        param = "messages"
+    return ApiError(400, str(error), param, "invalid_value")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

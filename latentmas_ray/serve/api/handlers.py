@@ -1,0 +1,59 @@
+"""Every error of an app in OpenAI's form: ours, FastAPI's own, and those that no one expected."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from latentmas_ray.serve.api.errors import ApiError, translate
+
+_LOG = logging.getLogger(__name__)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let `app` answer every error with a status and a body in OpenAI's form."""
+    app.add_exception_handler(ApiError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_error)
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """Return the response of an error."""
+    return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    found = translate(error)
+    if found.status == 500:
+        request_id = request.scope.get("state", {}).get("request_id", "-")
+        # A message may hold a part of a prompt; where the error was raised does not.
+        _LOG.error("request %s: %s at %s", request_id, type(error).__name__, _place(error))
+    return error_response(found)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    place = f"{request.method} {request.url.path[:200]}"
+    known = {404: ("there is no such path", "not_found"), 405: ("it takes another method", "method_not_allowed")}
+    reason, code = known.get(error.status_code, (str(error.detail), "http_error"))
+    response = error_response(ApiError(error.status_code, f"{place}: {reason}", None, code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    return error_response(ApiError(400, f"{param or 'request'}: {first['msg']}", param, "invalid_value"))
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line in which an error was raised."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return "-" if last is None else f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"

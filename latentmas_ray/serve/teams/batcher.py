@@ -1,0 +1,110 @@
+"""Dynamic batching: while the thinking agents are busy, questions with equal settings collect, and go as one batch.
+
+Nothing waits while they are idle. A lot is one batch, one run of the scheduler. It starts when the agents that read
+nothing are free and the pipeline of agents behind them is not full; answers that are written question by question are
+batched continuously by their engine, whatever the lot. Everything here runs in one event loop.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from latentmas_ray.runs.run_events import TurnFinished
+from latentmas_ray.serve.teams.reply import Reply
+
+
+@dataclass(eq=False)
+class Lot:
+    """Questions that go through the agents together."""
+
+    replies: tuple[Reply, ...]
+    roots: set[str] = field(default_factory=set)  # agents that read nothing and have not finished
+    thinkers: set[str] = field(default_factory=set)  # agents that hold a place of the pipeline and have not finished
+
+    def note(self, event: TurnFinished) -> bool:
+        """Note that an agent has finished its turn. Returns whether others may start for that."""
+        before = bool(self.roots), bool(self.thinkers)
+        self.roots.discard(event.report.agent)
+        self.thinkers.discard(event.report.agent)
+        return before != (bool(self.roots), bool(self.thinkers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The agents of a served model that hold a place while they work: not those that write question by question."""
+
+    roots: frozenset[str]  # of them, those that read nothing
+    thinkers: frozenset[str]
+    replicas: int  # of each
+
+
+class Batcher:
+    """Collects replies and starts lots."""
+
+    def __init__(self, stages_of: Callable[[Reply], Stages], start: Callable[[Lot], None], most_questions: int) -> None:
+        """`start` begins the run of a lot, which calls `finish` at its end; `most_questions` of a lot."""
+        self._stages_of, self._start, self._most = stages_of, start, most_questions
+        self._waiting: list[Reply] = []  # oldest first
+        self._lots: set[Lot] = set()
+
+    @property
+    def num_waiting(self) -> int:
+        """Questions that no agent works on yet."""
+        return len(self._waiting)
+
+    @property
+    def num_lots(self) -> int:
+        """Lots whose run is not over."""
+        return len(self._lots)
+
+    def add(self, reply: Reply) -> None:
+        """Add a question, and start it if there is a place."""
+        self._waiting.append(reply)
+        self.start_next()
+
+    def remove(self, reply: Reply) -> bool:
+        """Drop a question that waits. Returns whether it did."""
+        if reply in self._waiting:
+            self._waiting.remove(reply)
+            return True
+        return False
+
+    def note(self, lot: Lot, event: TurnFinished) -> None:
+        """Note that an agent has finished its turn over a lot."""
+        if lot.note(event):
+            self.start_next()
+
+    def finish(self, lot: Lot) -> None:
+        """Forget a lot whose run is over."""
+        self._lots.discard(lot)
+        self.start_next()
+
+    def start_next(self) -> None:
+        """Start lots while there is a place for the oldest question that waits, or for one that needs none."""
+        blocked = False
+        for first in list(self._waiting):
+            if first not in self._waiting:
+                continue  # it went with another
+            stages = self._stages_of(first)
+            if stages.thinkers and (blocked or not self._has_place(stages)):
+                blocked = True
+                continue
+            replies = self._collect(first)
+            self._waiting = [reply for reply in self._waiting if reply not in replies]
+            lot = Lot(tuple(replies), set(stages.roots), set(stages.thinkers))
+            self._lots.add(lot)
+            self._start(lot)
+
+    def _has_place(self, stages: Stages) -> bool:
+        at_roots = sum(bool(lot.roots) for lot in self._lots)
+        thinking = sum(bool(lot.thinkers) for lot in self._lots)
+        return at_roots < stages.replicas and thinking <= stages.replicas * len(stages.thinkers)
+
+    def _collect(self, first: Reply) -> Sequence[Reply]:
+        """Return the questions that may go with the first, itself included. Those of one lot have different ids."""
+        chosen = {first.question.id: first}
+        for reply in self._waiting:
+            if len(chosen) >= self._most:
+                break
+            if reply.request.batch_key == first.request.batch_key:
+                chosen.setdefault(reply.question.id, reply)
+        return list(chosen.values())

@@ -1,0 +1,125 @@
+"""The run of one lot: its events and results go to the replies of its questions."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, suppress
+
+from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
+from latentmas_ray.runs.results import Answer, Failure
+from latentmas_ray.runs.run_events import RunEvent, TextWritten, TurnFinished
+from latentmas_ray.scheduler.run import WithdrawnQuestions
+from latentmas_ray.serve.teams.batcher import Lot
+from latentmas_ray.serve.teams.choices import choices_of, whole_texts
+from latentmas_ray.serve.teams.events import QuestionRecords, Record
+from latentmas_ray.serve.teams.reply import AgentRecord, Reply, TeamAnswer
+from latentmas_ray.serve.teams.streams import ReplyTexts
+from latentmas_ray.system.serving import Fleet, ServedModel
+
+
+class LotRun:
+    """Runs a lot on a fleet. Everything but the observer runs in one event loop."""
+
+    def __init__(
+        self, fleet: Fleet, model: ServedModel, lot: Lot, on_turn: Callable[[Lot, TurnFinished], None]
+    ) -> None:
+        """`on_turn` is called for each turn that an agent has finished."""
+        self._fleet, self._model, self._lot, self._on_turn = fleet, model, lot, on_turn
+        self._replies = {reply.question.id: reply for reply in lot.replies}
+        self._texts: dict[str, ReplyTexts] = {}
+        self._records: dict[str, QuestionRecords] = {}
+        self._withdrawn = WithdrawnQuestions()
+        self._loop = asyncio.get_running_loop()
+
+    def withdraw(self, reply: Reply) -> None:
+        """End the turns of a question that is not wanted any more."""
+        self._withdrawn.add(reply.question.id)
+
+    async def run(self, on_result: Callable[[Reply], None]) -> None:
+        """Run it to its end; `on_result` is called with each reply that is over. Errors go to the replies."""
+        first = self._lot.replies[0].request
+        streamed = [reply.question.id for reply in self._lot.replies if reply.request.streams or reply.request.trace]
+        try:
+            call = self._fleet.call(
+                self._model,
+                first.settings,
+                [reply.question for reply in self._lot.replies],
+                self,
+                streamed=streamed if len(self._model.topology.answering_agents) == 1 else (),
+                stop=first.stop,
+                withdrawn=self._withdrawn,
+            )
+            self._start_records(call.request.settings.sampling.max_new_tokens)
+            async with aclosing(self._fleet.arun(call)) as results:
+                async for result in results:
+                    reply = self._replies[result.id]
+                    if isinstance(result, Answer):
+                        self._send_answer(reply, result)
+                    elif isinstance(result, Failure):
+                        reply.fail(QuestionsFailedError((result,), 1))
+                    on_result(reply)
+            self._fail_all(RunError("the run ended without an answer"))
+        except asyncio.CancelledError:
+            self._fail_all(RunError("the server gave the question up"))
+            raise
+        except LatentMASError as error:
+            self._fail_all(error)
+        except Exception as error:
+            self._fail_all(error)
+            raise
+
+    def on_event(self, event: RunEvent) -> None:
+        """Pass an event of the run, which comes in the scheduler's thread, to the event loop."""
+        if isinstance(event, TurnFinished | TextWritten):
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._handle, event)
+
+    def _handle(self, event: TurnFinished | TextWritten) -> None:
+        if isinstance(event, TurnFinished):
+            for name, records in self._records.items():
+                self._send_records(self._replies[name], records.finish_turn(event))
+            self._on_turn(self._lot, event)
+            return
+        reply = self._replies[event.question_id]
+        if reply.is_over:
+            return
+        if (records := self._records.get(event.question_id)) is not None:
+            self._send_records(reply, records.write(event.agent, event.new))
+        if reply.request.streams:
+            try:
+                for piece in self._texts_of(reply).add(event.new):
+                    reply.send(piece)
+            except RunError as error:
+                reply.fail(error)
+                self.withdraw(reply)
+
+    def _start_records(self, max_new_tokens: int) -> None:
+        for name, reply in self._replies.items():
+            if reply.request.trace:
+                records = self._records[name] = QuestionRecords(self._model.topology, name, max_new_tokens)
+                self._send_records(reply, records.start())
+
+    def _send_answer(self, reply: Reply, answer: Answer) -> None:
+        topology, stop = self._model.topology, reply.request.stop
+        choices = choices_of(answer, topology, stop)
+        if (records := self._records.get(answer.id)) is not None:
+            self._send_records(reply, records.finish(answer))
+        if reply.request.streams:
+            for piece in self._texts_of(reply).finish([text for text, _, _ in whole_texts(answer, topology)]):
+                reply.send(piece)
+        reply.send(TeamAnswer(choices=choices, answer=answer))
+
+    def _texts_of(self, reply: Reply) -> ReplyTexts:
+        name = reply.question.id
+        if name not in self._texts:
+            agent = self._model.topology.answering_agents[0].name
+            self._texts[name] = ReplyTexts(reply.request.stop, self._model.setup.chat_of(agent).decode)
+        return self._texts[name]
+
+    def _fail_all(self, error: BaseException) -> None:
+        for reply in self._lot.replies:
+            reply.fail(error)
+
+    @staticmethod
+    def _send_records(reply: Reply, records: Iterator[Record]) -> None:
+        for record in records:
+            reply.send(AgentRecord(record=record))

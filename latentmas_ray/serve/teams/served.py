@@ -1,0 +1,119 @@
+"""`ServedTeams`: the models that an endpoint serves, on the actors of one fleet."""
+
+import asyncio
+import secrets
+from dataclasses import replace
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import RunError
+from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.serve.teams.batcher import Batcher, Lot, Stages
+from latentmas_ray.serve.teams.lot_run import LotRun
+from latentmas_ray.serve.teams.reply import Reply
+from latentmas_ray.serve.teams.settings import OWNER, TeamRequest, stream_name
+from latentmas_ray.system.serving import Fleet, ServedModel
+from latentmas_ray.tasks.question import Question
+
+
+class ServedTeams:
+    """Answers requests. All methods but the constructor are called in one event loop."""
+
+    def __init__(self, config: RunConfig, topologies: tuple[str, ...] = ()) -> None:
+        """Check the configuration; `topologies` are served besides its own. Raises InputError kinds."""
+        self.fleet = Fleet(config, topologies)
+        self.models: dict[str, ServedModel] = {f"{OWNER}/{name}": one for name, one in self.fleet.models.items()}
+        self._info: RuntimeInfo | None = None
+        self._stages: dict[str, Stages] = {}
+        self._batcher = Batcher(self._stages_of, self._start_lot, config.batch_size)
+        self._tasks: dict[Lot, asyncio.Task[None]] = {}
+        self._runs: dict[Lot, LotRun] = {}
+        self._lot_of: dict[Reply, Lot] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the models are loaded."""
+        return self._info is not None
+
+    @property
+    def num_waiting(self) -> int:
+        """Questions that wait for thinking agents."""
+        return self._batcher.num_waiting
+
+    @property
+    def num_running(self) -> int:
+        """Questions that agents work on."""
+        return len(self._lot_of)
+
+    async def start(self) -> RuntimeInfo:
+        """Start the actors and load the models. Raises the errors of `Runtime.start`."""
+        self._info = await asyncio.to_thread(self._load)
+        return self._info
+
+    def _load(self) -> RuntimeInfo:
+        info = self.fleet.start()
+        for model in self.models.values():
+            for agent in model.topology.answering_agents:
+                model.setup.chat_of(agent.name)  # so that no stream waits for it
+        return info
+
+    async def aclose(self) -> None:
+        """Cancel all questions and shut down the actors."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self.fleet.close)
+        self._info = None
+
+    def ask(self, request: TeamRequest) -> Reply:
+        """Queue a question and return its reply. Raises KeyError for an unknown model, InputError kinds for settings
+        that it cannot do, RunError before `start`."""
+        if self._info is None:
+            raise RunError("the models are not loaded yet")
+        model = self.models[request.model]
+        temperature = request.settings.temperature
+        temperature = model.config.temperature if temperature is None else temperature
+        name = stream_name(request.settings, temperature) or secrets.token_hex(8)
+        reply = Reply(request, replace(request.question, id=name), self.cancel)
+        self.fleet.call(model, request.settings, [reply.question])  # what is wrong is said before it waits
+        self._batcher.add(reply)
+        return reply
+
+    def cancel(self, reply: Reply) -> None:
+        """End a question whose client has left. Safe to call twice, and after its end."""
+        reply.is_over = True
+        if not self._batcher.remove(reply) and (lot := self._lot_of.pop(reply, None)) is not None:
+            self._runs[lot].withdraw(reply)
+
+    def _stages_of(self, reply: Reply) -> Stages:
+        name = reply.request.model
+        if name not in self._stages:
+            assert self._info is not None
+            model = self.models[name]
+            agents = [one for one in model.topology.agents if one.name not in self._info.writes_at_once]
+            self._stages[name] = Stages(
+                roots=frozenset(one.name for one in agents if not one.reads),
+                thinkers=frozenset(one.name for one in agents),
+                replicas=model.config.most_replicas,
+            )
+        return self._stages[name]
+
+    def _start_lot(self, lot: Lot) -> None:
+        self._lot_of.update(dict.fromkeys(lot.replies, lot))
+        model = self.models[lot.replies[0].request.model]
+        self._runs[lot] = LotRun(self.fleet, model, lot, self._batcher.note)
+        self._tasks[lot] = asyncio.create_task(self._run(lot))
+
+    async def _run(self, lot: Lot) -> None:
+        try:
+            await self._runs[lot].run(lambda reply: self._lot_of.pop(reply, None))
+        finally:
+            for reply in lot.replies:
+                self._lot_of.pop(reply, None)
+            del self._tasks[lot], self._runs[lot]
+            self._batcher.finish(lot)
+
+
+def question_of(text: str) -> Question:
+    """Return a plain question, as `latentmas ask` makes one."""
+    return Question(id="q0", question=text, kind="text", gold=None, record={"question": text})

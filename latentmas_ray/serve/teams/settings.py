@@ -1,0 +1,31 @@
+"""What a request asks of a team."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from latentmas_ray.system.serving import CallSettings
+from latentmas_ray.tasks.question import Question
+
+OWNER = "latentmas"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamRequest:
+    """One question to one served model. Its id is replaced."""
+
+    model: str  # latentmas/sequential/text
+    question: Question
+    settings: CallSettings = field(default_factory=CallSettings)
+    stop: tuple[str, ...] = ()  # texts that end the answer, which ends before them
+    streams: bool = False  # the reply has the text as it is written
+    trace: bool = False  # the reply has what every agent does
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Questions with equal keys may be in one batch."""
+        return self.model, self.settings, self.stop
+
+
+def stream_name(settings: CallSettings, temperature: float) -> str | None:
+    """Return the id that a question needs for its random stream to be that of `latentmas ask`; None: any id will do."""
+    return "q0" if settings.seed is not None and temperature > 0 else None

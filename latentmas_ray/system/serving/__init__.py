@@ -1,0 +1,8 @@
+"""Several topologies and methods on the actors of one run, for callers that ask one question at a time."""
+
+from latentmas_ray.system.serving.call_settings import CallSettings
+from latentmas_ray.system.serving.fleet import Fleet, ServedModel
+
+from latentmas_ray.system.serving.text_growth import TextGrowth
+
+__all__ = ["CallSettings", "Fleet", "ServedModel", "TextGrowth"]

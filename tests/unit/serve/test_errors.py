@@ -1,0 +1,100 @@
+"""Every error of the package has a status, and a body in OpenAI's form."""
+
+import inspect
+import pickle
+
+import pytest
+
+from latentmas_ray import errors
+from latentmas_ray.serve.api.errors import ApiError, timed_out, translate, unknown_model
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.LatentMASError) and kind.__module__ == errors.__name__
+]
+STATUS: dict[type[BaseException], int] = {
+    errors.LatentMASError: 500,
+    errors.InputError: 400,
+    errors.ConfigError: 400,
+    errors.TopologyError: 400,
+    errors.TaskError: 400,
+    errors.ModelError: 400,
+    errors.MemoryInputError: 400,
+    errors.JournalError: 500,  # of no request
+    errors.SegmentError: 500,
+    errors.WireError: 500,
+    errors.IncompatibleMemoryError: 500,
+    errors.RunError: 500,
+    errors.QuestionsFailedError: 500,
+    errors.ClusterError: 503,
+    errors.ActorError: 503,
+    errors.ShardError: 503,
+    errors.ContextLengthError: 400,
+    errors.CacheError: 503,
+    errors.TransferError: 503,
+    errors.LinkError: 503,
+    errors.SandboxError: 500,
+    errors.TurnError: 500,
+    errors.QuestionsTooLongError: 400,
+    errors.TurnLostError: 503,
+}
+
+
+def made(kind: type[BaseException]) -> BaseException:
+    if issubclass(kind, errors.InputError):
+        return kind("field", "value", "it must be right")
+    if kind is errors.QuestionsTooLongError:
+        return kind("judger", {"q": "700 prompt tokens need 701 positions, model tiny has 512: use a shorter prompt"})
+    if kind is errors.QuestionsFailedError:
+        return kind((type("F", (), {"id": "q", "agent": "a", "error": "e"}),), 1)
+    return kind("why")
+
+
+def test_every_kind_has_a_status_here() -> None:
+    assert set(KINDS) == set(STATUS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_status_of_every_kind(kind: type[BaseException]) -> None:
+    error = translate(made(kind))
+    assert error.status == STATUS[kind]
+    body = error.body["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["message"]
+    assert ("Retry-After" in error.headers) == (error.status == 503)
+
+
+def test_a_prompt_that_is_too_long_has_both_numbers() -> None:
+    error = translate(made(errors.QuestionsTooLongError))
+    assert (error.status, error.param, error.code) == (400, "messages", "context_length_exceeded")
+    assert "701" in error.message
+    assert "512" in error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [("max_new_tokens", "max_tokens"), ("temperature", "temperature"), ("latent_steps", "latentmas.latent_steps")],
+)
+def test_a_runs_field_is_named_as_in_the_request(field: str, param: str) -> None:
+    assert translate(errors.ConfigError(field, 1, "it must be right")).param == param
+
+
+def test_an_unknown_error_tells_nothing_of_its_inside() -> None:
+    error = translate(KeyError("a secret prompt"))
+    assert (error.status, error.type) == (500, "server_error")
+    assert "secret" not in error.message
+
+
+def test_an_error_is_its_own_translation_and_can_be_pickled() -> None:
+    error = ApiError(429, "slow down", "n", "rate_limit_exceeded", retry_after=1.2)
+    copied = pickle.loads(pickle.dumps(error))
+    assert translate(copied) is copied
+    assert (copied.body, copied.headers) == (error.body, {"Retry-After": "2"})
+
+
+def test_an_unknown_model_names_those_that_are_served() -> None:
+    error = unknown_model("gpt", ["latentmas/sequential"])
+    assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
+    assert "latentmas/sequential" in error.message
+    assert timed_out(2.5).status == 504
