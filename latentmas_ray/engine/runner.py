@@ -78,9 +78,10 @@ class TurnRunner:
 
         The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `overlaps`. Without
         `outgoing` it is returned as one chunk, which may stay in the engine's cache until its bytes are read. Returns
-        that chunk (or None) and the result. `on_tokens` gets each token of the questions in `TurnRequest.streamed`, none
-        of a model without a chat template, whose texts may be cut off again. Raises QuestionsTooLongError before the first step for questions that do
-        not fit the model's positions, SegmentError, ModelError, and the errors of `memory` and `outgoing`.
+        that chunk (or None) and the result. `on_tokens` gets each token of the questions in `TurnRequest.streamed`; of
+        a model without a chat template none, as its texts may be cut off again. Raises QuestionsTooLongError before the
+        first step for questions that do not fit the model's positions, SegmentError, ModelError, and the errors of
+        `memory` and `outgoing`.
 
         With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
         raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.

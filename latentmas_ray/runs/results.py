@@ -265,6 +265,7 @@ class Failure:
     id: str
     agent: str
     error: str
+    too_long: bool = False  # it needs more positions than the model has: another try ends alike
 
 
 @dataclass(frozen=True, kw_only=True)

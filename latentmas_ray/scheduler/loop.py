@@ -371,7 +371,7 @@ class Scheduler:
         self._drop_batch(run, batch_state)
         attempts, failed = finish.attempts_after(run, batch_state, failure)
         run.retry(attempts)
-        run.add_failures(failure.agent, failed)
+        run.add_failures(failure.agent, failed, failure.refused)
 
     def _drop_batch(self, run: Run, batch_state: BatchState) -> None:
         """Cancel a batch, which owes no answer any more."""

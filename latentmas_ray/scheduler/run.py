@@ -1,7 +1,7 @@
 """A run: the questions of one caller, in a scheduler that serves several callers."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -213,10 +213,11 @@ class Run:
         self.results.append(result)
         return True
 
-    def add_failures(self, agent: str, reasons: Mapping[str, str]) -> None:
-        """Add questions that have failed for good at `agent` to the results; `reasons` is by question."""
+    def add_failures(self, agent: str, reasons: Mapping[str, str], too_long: Collection[str] = ()) -> None:
+        """Add questions that have failed for good at `agent` to the results; `reasons` is by question, `too_long` are
+        those that need too many positions."""
         for name, reason in reasons.items():
-            failure = Failure(id=name, agent=agent, error=reason)
+            failure = Failure(id=name, agent=agent, error=reason, too_long=name in too_long)
             if self.add_result(failure):
                 self.counters.count_failure(failure)
 

@@ -5,24 +5,35 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from latentmas_ray.serve.routes import chat, health, models
+from latentmas_ray.serve.admission.guard import RequestGuard
+from latentmas_ray.serve.admission.limits import ServeLimits
+from latentmas_ray.serve.api.handlers import add_error_handlers
+from latentmas_ray.serve.routes import chat, completions, health, models
+from latentmas_ray.serve.teams.endpoint import Endpoint
+from latentmas_ray.serve.teams.metrics import ServeMetrics
 from latentmas_ray.serve.teams.served import ServedTeams
 
 
-def make_app(teams: ServedTeams, limits: object | None = None) -> FastAPI:
-    """Return the application that serves these teams; it loads their models when it starts and closes them at the
-    end."""
+def make_app(
+    teams: ServedTeams, limits: ServeLimits | None = None, *, loads: bool = True, metrics: ServeMetrics | None = None
+) -> FastAPI:
+    """Return the application that serves these teams. It closes them when it ends; if it `loads`, it starts them before
+    it takes requests, else the caller does. `app.state.endpoint` is its `Endpoint`."""
+    limits = limits or ServeLimits()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            await teams.start()
+            if loads:
+                await teams.start()
             yield
         finally:
             await teams.aclose()
 
     app = FastAPI(title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.teams, app.state.limits = teams, limits
-    for module in (models, chat, health):
+    app.state.endpoint = Endpoint(teams, limits, metrics or teams.metrics)
+    for module in (models, chat, completions, health):
         app.include_router(module.router)
+    add_error_handlers(app)
+    app.add_middleware(RequestGuard, limits=limits)
     return app

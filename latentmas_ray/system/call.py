@@ -49,11 +49,13 @@ def plan_call(
     streamed: Collection[str] = (),
     stop: Sequence[str] = (),
     withdrawn: WithdrawnQuestions | None = None,
+    warns: bool = True,
 ) -> Call:
     """Return the call that answers `questions` (from `memory`, if given), or with `thinks` returns their memory.
 
     `given` is `given_memory(memory)`, one object for all calls with the same memory. The observer gets
     the answers to the questions `streamed` as they are written; `stop` are texts that end an answer.
+    Unless it `warns`, nothing is said of questions that an embedded model was not trained for.
     Raises ConfigError if the call asks for memory that no agent hands over, TopologyError for prompts that these
     questions cannot render, TaskError for questions whose graders are not installed.
     """
@@ -67,7 +69,7 @@ def plan_call(
         check_votes(questions)
     check_graders(questions, unsafe_programs=config.unsafe_programs)
     team = team_of(config, topology)
-    for one in team.models:
+    for one in team.models if warns else ():
         warn_of_untrained(one.name, questions)
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "a call with memory returns no other memory; leave out one of the two")

@@ -128,8 +128,8 @@ class WrittenQuestion:
             self.prefill_seconds += seconds
 
     def take_new(self) -> NewTokens | None:
-        """Return the tokens that were not reported yet, if they are wanted now. Those of a model without a chat template
-        may be cut off again until its text has ended."""
+        """Return the tokens that were not reported yet, if they are wanted now. Those of a model without a chat
+        template may be cut off again until its text has ended."""
         turn, first = self.turn, self.num_reported
         if self.id not in turn.received.work.streamed or turn.run_on.is_on or first == len(self.tokens):
             return None

@@ -54,8 +54,8 @@ class EventQueue:
             self._has_ended.notify()
 
     def take(self, timeout_seconds: float) -> tuple[WriterEvent, ...]:
-        """Return what there is: at once if a question has ended, tokens every `STREAM_SECONDS`, their number alone every
-        `GROWN_SECONDS`, nothing after the timeout."""
+        """Return what there is: at once if a question has ended, tokens every `STREAM_SECONDS`, their number alone
+        every `GROWN_SECONDS`, nothing after the timeout."""
         with self._has_ended:
             deadline = self._clock() + timeout_seconds
             while not self._ended and (left := deadline - self._clock()) > 0:

@@ -25,13 +25,17 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
 
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
+def error_of(error: BaseException, request_id: str) -> ApiError:
+    """Return what the client gets for an error; a mistake of ours is logged, without what the error says: that may hold
+    a part of a prompt."""
     found = translate(error)
     if found.status == 500:
-        request_id = request.scope.get("state", {}).get("request_id", "-")
-        # A message may hold a part of a prompt; where the error was raised does not.
         _LOG.error("request %s: %s at %s", request_id, type(error).__name__, _place(error))
-    return error_response(found)
+    return found
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    return error_response(error_of(error, str(request.scope.get("state", {}).get("request_id", "-"))))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

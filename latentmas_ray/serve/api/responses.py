@@ -179,6 +179,7 @@ class ServedModel(ResponsePart):
     object: Literal["model"] = "model"
     created: int  # when the server started, in seconds since 1970
     owned_by: str = OWNER
+    latentmas: dict[str, Any]  # its agents, and the settings that a request may leave out
 
 
 class ModelsResponse(ResponsePart):

@@ -1,19 +1,28 @@
-"""`/v1/chat/completions`."""
+"""`/v1/chat/completions`: the last message asks the team."""
 
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response
 
-from latentmas_ray.errors import InputError, LatentMASError
-from latentmas_ray.serve.teams.reply import Reply, TeamAnswer, TextDelta
-from latentmas_ray.serve.teams.served import ServedTeams, question_of
-from latentmas_ray.serve.teams.settings import TeamRequest
-from latentmas_ray.system.serving import CallSettings
+from latentmas_ray.serve.api.messages import chat_question
+from latentmas_ray.serve.api.requests import ChatRequest, parse_chat
+from latentmas_ray.serve.api.responses import (
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatResponse,
+    ChunkChoice,
+    MessageDelta,
+    ResponsePart,
+)
+from latentmas_ray.serve.routes.answering import HttpQuestions
+from latentmas_ray.serve.routes.asked import team_request, usage_of
+from latentmas_ray.serve.teams.endpoint import Endpoint
+from latentmas_ray.serve.teams.reply import TeamAnswer, TextPiece
 
 router = APIRouter()
 
@@ -21,78 +30,52 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def complete_chat(request: Request) -> Response:
     """Answer the last message, whole or as a stream of chunks."""
-    body = await request.json()
-    teams: ServedTeams = request.app.state.teams
-    if body.get("model") not in teams.models:
-        return _error(404, f"model {body.get('model')!r} is not served; /v1/models lists those that are")
-    asked = TeamRequest(
-        model=body["model"],
-        question=question_of(body["messages"][-1]["content"]),
-        settings=CallSettings(
-            temperature=body.get("temperature"),
-            top_p=body.get("top_p"),
-            max_new_tokens=body.get("max_tokens"),
-            seed=body.get("seed"),
-            samples=body.get("n"),
-        ),
-        streams=bool(body.get("stream")),
-    )
-    try:
-        reply = teams.ask(asked)
-        if asked.streams:
-            return StreamingResponse(_stream(reply), media_type="text/event-stream")
-        async with reply:
-            return JSONResponse(_completion(asked.model, await reply.answered()))
-    except InputError as error:
-        return _error(400, str(error))
-    except LatentMASError as error:
-        return _error(503, str(error))
+    asked = parse_chat(await request.body())
+    endpoint: Endpoint = request.app.state.endpoint
+    model = endpoint.model(asked.model)
+    question = chat_question(asked, "q0", endpoint.limits.messages)
+    form = _ChatForm(asked, model.topology.answering_agent.name, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
+    return await HttpQuestions(request=request, asked=[team_request(asked, question)], form=form).answer()
 
 
-async def _stream(reply: Reply) -> AsyncIterator[str]:
-    head = _head(reply.request.model, "chat.completion.chunk")
-    async with reply:
-        async for event in reply:
-            if isinstance(event, TextDelta):
-                yield _data({**head, "choices": [{"index": event.choice, "delta": {"content": event.text}}]})
-            elif isinstance(event, TeamAnswer):
-                for index, choice in enumerate(event.choices):
-                    ended = {"index": index, "delta": {}, "finish_reason": choice.finish_reason}
-                    yield _data({**head, "choices": [ended]})
-                yield _data({**head, "choices": [], "usage": _usage(event)})
-    yield "data: [DONE]\n\n"
+@dataclass(frozen=True)
+class _ChatForm:
+    """OpenAI's form of chats. A chat is one question."""
 
+    asked: ChatRequest
+    answering_agent: str
+    id: str
+    created: int
 
-def _completion(model: str, answered: TeamAnswer) -> dict[str, Any]:
-    choices = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": choice.text},
-            "finish_reason": choice.finish_reason,
-        }
-        for index, choice in enumerate(answered.choices)
-    ]
-    return {**_head(model, "chat.completion"), "choices": choices, "usage": _usage(answered)}
+    def whole(self, answers: Sequence[TeamAnswer]) -> ResponsePart:
+        choices = tuple(
+            ChatChoice(index=index, message=AnswerMessage(content=one.text), finish_reason=one.finish_reason)
+            for index, one in enumerate(answers[0].choices)
+        )
+        usage = usage_of(answers, self.answering_agent)
+        details = {"records": list(answers[0].records)} if self.asked.latentmas.trace else None
+        return ChatResponse(
+            id=self.id, created=self.created, model=self.asked.model, choices=choices, usage=usage, latentmas=details
+        )
 
+    def begin(self) -> list[ResponsePart]:
+        first = MessageDelta(role="assistant", content="")
+        return [self._chunk(ChunkChoice(index=index, delta=first)) for index in range(self.asked.num_samples)]
 
-def _head(model: str, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
+    def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
+        return self._chunk(ChunkChoice(index=piece.choice, delta=MessageDelta(content=piece.text)))
 
+    def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
+        return [
+            self._chunk(ChunkChoice(index=index, delta=MessageDelta(), finish_reason=choice.finish_reason))
+            for index, choice in enumerate(answer.choices)
+        ]
 
-def _usage(answered: TeamAnswer) -> dict[str, Any]:
-    answer = answered.answer
-    return {
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.output_tokens,
-        "total_tokens": answer.prompt_tokens + answer.output_tokens,
-        "latent_steps": answer.latent_tokens,
-    }
+    def usage(self, answers: Sequence[TeamAnswer]) -> list[ResponsePart]:
+        if not self.asked.streams_usage:
+            return []
+        usage = usage_of(answers, self.answering_agent)
+        return [ChatChunk(id=self.id, created=self.created, model=self.asked.model, choices=(), usage=usage)]
 
-
-def _data(chunk: dict[str, Any]) -> str:
-    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
-
-
-def _error(status: int, message: str) -> JSONResponse:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": error}, status_code=status)
+    def _chunk(self, choice: ChunkChoice) -> ChatChunk:
+        return ChatChunk(id=self.id, created=self.created, model=self.asked.model, choices=(choice,))

@@ -1,9 +1,9 @@
-"""What the agents do with one question, as JSON records: the same facts as in a run's events, in the order in which they
-are known.
+"""What the agents do with one question, as JSON records: the facts of a run's events, in the order in which they are
+known.
 
-Each record has `agent` and `what`: waits, reads, thinks, hands_over or writes. With `running` it has begun; without, it is
-over and has `seconds`. `reads` and `writes` have `tokens`, `thinks` has `latent_steps`; `hands_over` has `to`, `bytes`,
-`transport`, `seconds` and `exposed_seconds`, and comes when the reader has read.
+Each record has `agent` and `what`: waits, reads, thinks, hands_over or writes. With `running` it has begun; without,
+it is over and has `seconds`. `reads` and `writes` have `tokens`, `thinks` has `latent_steps`; `hands_over` has `to`,
+`bytes`, `transport`, `seconds` and `exposed_seconds`, and comes when the reader has read.
 """
 
 from collections.abc import Iterator

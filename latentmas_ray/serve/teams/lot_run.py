@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 
-from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
+from latentmas_ray.errors import ContextLengthError, LatentMASError, QuestionsFailedError, RunError
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.run_events import RunEvent, TextWritten, TurnFinished
 from latentmas_ray.scheduler.run import WithdrawnQuestions
@@ -13,14 +13,14 @@ from latentmas_ray.serve.teams.choices import choices_of, whole_texts
 from latentmas_ray.serve.teams.events import QuestionRecords, Record
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, TeamAnswer
 from latentmas_ray.serve.teams.streams import ReplyTexts
-from latentmas_ray.system.serving import Fleet, ServedModel
+from latentmas_ray.system.serving import Fleet, TeamVariant
 
 
 class LotRun:
     """Runs a lot on a fleet. Everything but the observer runs in one event loop."""
 
     def __init__(
-        self, fleet: Fleet, model: ServedModel, lot: Lot, on_turn: Callable[[Lot, TurnFinished], None]
+        self, fleet: Fleet, model: TeamVariant, lot: Lot, on_turn: Callable[[Lot, TurnFinished], None]
     ) -> None:
         """`on_turn` is called for each turn that an agent has finished."""
         self._fleet, self._model, self._lot, self._on_turn = fleet, model, lot, on_turn
@@ -55,7 +55,7 @@ class LotRun:
                     if isinstance(result, Answer):
                         self._send_answer(reply, result)
                     elif isinstance(result, Failure):
-                        reply.fail(QuestionsFailedError((result,), 1))
+                        reply.fail(_error_of(result))
                     on_result(reply)
             self._fail_all(RunError("the run ended without an answer"))
         except asyncio.CancelledError:
@@ -123,3 +123,7 @@ class LotRun:
     def _send_records(reply: Reply, records: Iterator[Record]) -> None:
         for record in records:
             reply.send(AgentRecord(record=record))
+
+
+def _error_of(failure: Failure) -> LatentMASError:
+    return ContextLengthError(failure.error) if failure.too_long else QuestionsFailedError((failure,), 1)

@@ -43,6 +43,7 @@ class TeamAnswer:
 
     choices: tuple[FinishedChoice, ...]
     answer: Answer  # with what every agent used
+    records: tuple[dict[str, Any], ...] = ()  # what the agents did, if it was asked for
 
 
 ReplyEvent = TextPiece | AgentRecord | TeamAnswer

@@ -3,15 +3,17 @@
 import asyncio
 import secrets
 from dataclasses import replace
+from functools import partial
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import RunError
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.serve.teams.batcher import Batcher, Lot, Stages
 from latentmas_ray.serve.teams.lot_run import LotRun
+from latentmas_ray.serve.teams.metrics import ServeMetrics, TurnMetrics
 from latentmas_ray.serve.teams.reply import Reply
 from latentmas_ray.serve.teams.settings import OWNER, TeamRequest, stream_name
-from latentmas_ray.system.serving import Fleet, ServedModel
+from latentmas_ray.system.serving import Fleet, TeamVariant
 from latentmas_ray.tasks.question import Question
 
 
@@ -20,14 +22,22 @@ class ServedTeams:
 
     def __init__(self, config: RunConfig, topologies: tuple[str, ...] = ()) -> None:
         """Check the configuration; `topologies` are served besides its own. Raises InputError kinds."""
-        self.fleet = Fleet(config, topologies)
-        self.models: dict[str, ServedModel] = {f"{OWNER}/{name}": one for name, one in self.fleet.models.items()}
+        self.metrics = ServeMetrics()
+        self.fleet = Fleet(config, topologies, make_sink=partial(TurnMetrics, self.metrics.registry))
+        self.models: dict[str, TeamVariant] = {f"{OWNER}/{name}": one for name, one in self.fleet.models.items()}
         self._info: RuntimeInfo | None = None
         self._stages: dict[str, Stages] = {}
         self._batcher = Batcher(self._stages_of, self._start_lot, config.batch_size)
         self._tasks: dict[Lot, asyncio.Task[None]] = {}
         self._runs: dict[Lot, LotRun] = {}
         self._lot_of: dict[Reply, Lot] = {}
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What the started runtime is. Raises RunError before `start`."""
+        if self._info is None:
+            raise RunError("the models are not loaded yet")
+        return self._info
 
     @property
     def is_ready(self) -> bool:
@@ -88,9 +98,8 @@ class ServedTeams:
     def _stages_of(self, reply: Reply) -> Stages:
         name = reply.request.model
         if name not in self._stages:
-            assert self._info is not None
             model = self.models[name]
-            agents = [one for one in model.topology.agents if one.name not in self._info.writes_at_once]
+            agents = [one for one in model.topology.agents if one.name not in self.info.writes_at_once]
             self._stages[name] = Stages(
                 roots=frozenset(one.name for one in agents if not one.reads),
                 thinkers=frozenset(one.name for one in agents),

@@ -22,7 +22,8 @@ class StopHold:
             return "" if self.has_ended else piece
         text = self._held + piece
         shown = cut_at_stop(text, self._stops)
-        if self.has_ended := len(shown) < len(text):
+        self.has_ended = len(shown) < len(text)
+        if self.has_ended:
             self._held = ""
             return shown
         count = self._num_held(text)

@@ -1,14 +1,14 @@
 """One started runtime that serves several topologies and methods."""
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.choices import RUN_METHODS
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import Result, WithdrawnQuestions
 from latentmas_ray.system.call import Call
@@ -19,12 +19,13 @@ from latentmas_ray.system.setup import Setup
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology
 
+MakeSink = Callable[[MetricSink | None], MetricSink | None]
 MOST_BATCHES = 1024  # for the number of actors that work at the same time
 
 
 @dataclass(frozen=True, eq=False)
-class ServedModel:
-    """One topology with one method, as callers name it."""
+class TeamVariant:
+    """One topology with one method, which callers name."""
 
     name: str  # sequential, sequential/single, sequential/text
     setup: Setup
@@ -43,13 +44,21 @@ class ServedModel:
 class Fleet:
     """The actors of a configuration, and the models that they serve. Thread-safe."""
 
-    def __init__(self, config: RunConfig, topologies: Sequence[str] = (), observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        topologies: Sequence[str] = (),
+        observer: Observer | None = None,
+        *,
+        make_sink: MakeSink = lambda sink: sink,
+    ) -> None:
         """Check everything that can be checked without starting anything. `topologies` are served besides
-        `config.topology`; the first one decides which actors there are.
+        `config.topology`; the first one decides which actors there are. `make_sink` gets where metrics go anyway,
+        if anywhere, and returns where they are to go.
 
         Raises ConfigError, TopologyError or ModelError.
         """
-        self.models: dict[str, ServedModel] = {}
+        self.models: dict[str, TeamVariant] = {}
         for topology in dict.fromkeys([config.topology, *topologies]):
             for method in ("latent", *(one for one in RUN_METHODS if one != "latent")):
                 self._add(config, topology, method, observer)
@@ -58,7 +67,7 @@ class Fleet:
         names = {agent.name for model in self.models.values() for agent in model.topology.agents}
         self._live = LiveRuntime(
             lambda topology, num_batches: first.setup.make_runtime(self._topology, MOST_BATCHES),
-            partial(make_metrics, config),
+            lambda: make_sink(make_metrics(config)),
             config.memory_in_flight_bytes,
             agents=names,
         )
@@ -77,7 +86,7 @@ class Fleet:
         full = name if method == "latent" else f"{name}/{method}"
         if full in self.models:
             raise ConfigError("topologies", topology, f"another topology is called {name}, too; give it another name")
-        self.models[full] = ServedModel(full, setup)
+        self.models[full] = TeamVariant(full, setup)
 
     def start(self) -> RuntimeInfo:
         """Start the actors and load the models, unless they are there. Raises the errors of `Runtime.start`."""
@@ -85,7 +94,7 @@ class Fleet:
 
     def call(
         self,
-        model: ServedModel,
+        model: TeamVariant,
         settings: CallSettings,
         questions: Sequence[Question],
         observer: Observer | None = None,
@@ -97,7 +106,7 @@ class Fleet:
         """Return the call that answers these questions as one batch. `streamed` are the ids of those whose texts the
         observer gets as they are written, `stop` texts that end an answer. Raises InputError kinds for settings that
         the model cannot do."""
-        more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn}
+        more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "warns": False}
         return model.setup.call_with(settings.changes(), questions, observer=observer, **more)
 
     async def arun(self, call: Call) -> AsyncGenerator[Result, None]:

@@ -1,0 +1,78 @@
+"""The limits of an endpoint: what `latentmas serve` sets of them, checked."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.serve.admission.keys import ApiKeys
+from latentmas_ray.serve.api.messages import MessageLimits
+
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?|https?://\[[0-9a-fA-F:]+\](?::\d{1,5})?")
+_ORIGIN_FORM: Final = "it must be the start of a page's address, as in https://chat.example.org, or * for any page"
+_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeLimits:
+    """What a request may be, and how many there may be. Raises ConfigError for an impossible value."""
+
+    keys: ApiKeys | None = None  # None: every request is taken
+    messages: MessageLimits = field(default_factory=MessageLimits)
+    max_body_bytes: int = 4 * 2**20
+    body_seconds: float = 30.0  # in which a body must have arrived
+    requests_per_minute: int | None = None  # of each key, or without keys of each address
+    max_waiting: int = 256  # questions that wait for the team
+    max_running: int = 64  # questions that the team has
+    max_memory_bytes: int | None = None  # estimated working memory of those that the team has
+    request_seconds: float = 600.0  # until the answer, waiting included
+    allow_origins: tuple[str, ...] = ()  # pages of other origins that may ask; empty: none (CORS is off)
+    allow_hosts: tuple[str, ...] | None = None  # names under which the server is asked; None: any
+    log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_body_bytes", "max_running", "requests_per_minute", "max_memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(name, value, "it must be at least 1")
+        if self.max_waiting < 0:
+            raise ConfigError("max_waiting", self.max_waiting, "it must be at least 0")
+        for name in ("body_seconds", "request_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(name, getattr(self, name), "it must be a number of seconds, more than 0")
+        for origin in self.allow_origins:
+            if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+                raise ConfigError("allow_origin", origin, _ORIGIN_FORM)
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether pages of this origin may read answers."""
+        return "*" in self.allow_origins or origin in self.allow_origins
+
+    def allows_host(self, host: str) -> bool:
+        """Whether requests to this host, as the header `Host` names it, are taken."""
+        return self.allow_hosts is None or _without_port(host).lower() in self.allow_hosts
+
+
+def hosts_for(host: str, keys: ApiKeys | None, more: Sequence[str] = ()) -> tuple[str, ...] | None:
+    """Return `allow_hosts` for a server that listens on `host`.
+
+    A server without keys that listens on this machine alone is asked under a local name only: a page of another name
+    that leads here (DNS rebinding) would pass for its own. `more` are further names, as of a proxy in front.
+    """
+    if keys is not None or not is_local(host):
+        return None
+    return (*_LOCAL_NAMES, host.lower(), *(name.lower() for name in more))
+
+
+def is_local(host: str) -> bool:
+    """Whether a server that listens on this host can be reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _without_port(host: str) -> str:
+    return re.sub(r":\d*$", "", host)

@@ -1,0 +1,35 @@
+"""From the fields of a request to what a team is asked, and from its answers to the usage."""
+
+from collections.abc import Sequence
+
+from latentmas_ray.serve.api.responses import TokenUsage
+from latentmas_ray.serve.api.sampling import SamplingRequest
+from latentmas_ray.serve.teams.reply import TeamAnswer
+from latentmas_ray.serve.teams.settings import TeamRequest
+from latentmas_ray.system.serving import CallSettings
+from latentmas_ray.tasks.question import Question
+
+
+def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
+    """Return what the team is asked."""
+    return TeamRequest(
+        model=asked.model,
+        question=question,
+        settings=CallSettings(
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            max_new_tokens=asked.max_new_tokens,
+            seed=asked.run_seed,
+            samples=asked.n,
+            latent_steps=asked.latentmas.latent_steps,
+            memory=asked.latentmas.memory,
+        ),
+        stop=asked.stops,
+        streams=asked.streams,
+        trace=asked.latentmas.trace,
+    )
+
+
+def usage_of(answers: Sequence[TeamAnswer], answering_agent: str) -> TokenUsage:
+    """Return the usage of a request."""
+    return TokenUsage.of_answers([one.answer for one in answers], answering_agent)
