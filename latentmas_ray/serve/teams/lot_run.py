@@ -47,6 +47,7 @@ class LotRun:
                 streamed=streamed if len(self._model.topology.answering_agents) == 1 else (),
                 stop=first.stop,
                 withdrawn=self._withdrawn,
+                given=first.given,
             )
             self._start_records(call.request.settings.sampling.max_new_tokens)
             async with aclosing(self._fleet.arun(call)) as results:

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.system.serving import CallSettings
 from latentmas_ray.tasks.question import Question
 
@@ -19,11 +20,13 @@ class TeamRequest:
     stop: tuple[str, ...] = ()  # texts that end the answer, which ends before them
     streams: bool = False  # the reply has the text as it is written
     trace: bool = False  # the reply has what every agent does
+    given: GivenMemory | None = None  # of its conversation: all agents read it first
+    given_tokens: int = 0  # of it
 
     @property
     def batch_key(self) -> Hashable:
         """Questions with equal keys may be in one batch."""
-        return self.model, self.settings, self.stop
+        return self.model, self.settings, self.stop, self.given
 
 
 def stream_name(settings: CallSettings, temperature: float) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.choices import RUN_METHODS
+from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -102,11 +103,12 @@ class Fleet:
         streamed: Collection[str] = (),
         stop: Sequence[str] = (),
         withdrawn: WithdrawnQuestions | None = None,
+        given: GivenMemory | None = None,
     ) -> Call:
         """Return the call that answers these questions as one batch. `streamed` are the ids of those whose texts the
-        observer gets as they are written, `stop` texts that end an answer. Raises InputError kinds for settings that
-        the model cannot do."""
-        more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "warns": False}
+        observer gets as they are written, `stop` texts that end an answer; `given` is memory that all agents read
+        first. Raises InputError kinds for settings that the model cannot do."""
+        more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "given": given, "warns": False}
         return model.setup.call_with(settings.changes(), questions, observer=observer, **more)
 
     async def arun(self, call: Call) -> AsyncGenerator[Result, None]:
