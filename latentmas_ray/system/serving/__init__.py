@@ -1,6 +1,7 @@
 """Several topologies and methods on the actors of one run, for callers that ask one question at a time."""
 
 from latentmas_ray.system.serving.call_settings import CallSettings
+from latentmas_ray.system.serving.exchanges import Exchange, add_exchange, first_exchanges, given_first, why_not_kept
 from latentmas_ray.system.serving.fleet import Fleet, TeamVariant
 from latentmas_ray.system.serving.text_growth import TextGrowth
 

@@ -1,8 +1,8 @@
 """The working memory of a conversation: one segment for each exchange, that is, for a user's message with its answer.
 
 A segment is the prefill of the exchange's text alone, after the segments of the exchanges before. So it depends on
-nothing but the texts and the model: whichever team has answered, the memory that is kept and the memory that is computed
-again from the messages are the same. All agents of the next question read it first, then what they read otherwise.
+nothing but the texts and the model: whichever team has answered, memory that is kept equals memory that is computed
+again from the messages. All agents of the next question read it first, then what they read otherwise.
 """
 
 import asyncio
