@@ -26,6 +26,7 @@ class Environment:
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are stored
     ray_address: str | None  # RAY_ADDRESS: the cluster that a run joins when --address is not given
     temp_folder: tuple[str, str | None]  # RAY_TMPDIR, or else TMPDIR, which Ray uses: its name and value
+    api_keys: str | None  # LATENTMAS_API_KEYS: entries of the keys that an endpoint accepts, with commas in between
     torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads of an actor, or of runtime local
     require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run instead of being skipped or left out
 
@@ -36,6 +37,7 @@ def read_environment() -> Environment:
         cache_dir=_cache_dir(),
         ray_address=os.environ.get("RAY_ADDRESS") or None,
         temp_folder=_temp_folder(),
+        api_keys=os.environ.get("LATENTMAS_API_KEYS", "").strip() or None,
         torch_threads=_torch_threads(),
         require=_require(),
     )

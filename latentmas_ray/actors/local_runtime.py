@@ -72,6 +72,7 @@ class LocalRuntime:
             description=", ".join(
                 filter(None, (f"all agents in this process on {runners[0].device}", threads, self._note))
             ),
+            is_synchronous=True,
             kv_spec=runners[0].spec.of_shard(WHOLE),
             kv_specs={agent: self._runner_of(agent).spec.of_shard(WHOLE) for agent in self._own},
         )

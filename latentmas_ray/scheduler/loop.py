@@ -168,12 +168,13 @@ class Scheduler:
 
     def _submit_ready(self, run: Run, batch_state: BatchState) -> None:
         while (request := batch_state.next_request()) is not None:
-            more = (run.listener(request),) if request.streamed else ()
-            handle = self._runtime.submit(request, batch_state.segments_for(request), *more)
+            handle = self._runtime.submit(request, batch_state.segments_for(request), *run.listeners(request))
             batch_state.add_handle(handle)
             self._in_flight.add(handle, run, batch_state)
             if (bounds := batch_state.new_bounds(request)) is not None:
                 self._memory_budget.reserve(batch_state, {request.agent: bounds})
+            if self._info.is_synchronous:
+                return  # the end of this turn submits the next one
 
     def _poll(self, timeout_seconds: float) -> bool:
         """Poll the runtime and handle its events. Returns whether any turn or question finished, failed or was lost."""

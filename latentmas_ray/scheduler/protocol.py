@@ -143,6 +143,7 @@ class RuntimeInfo:
     description: str  # one line for the log: actors, devices, threads
     sent_bytes_per_token: int | None = None  # of KV as it is sent, if a codec changes the size
     transfer_costs: TransferCosts | None = None  # None if they were not measured
+    is_synchronous: bool = False  # `submit` executes the turn: one at a time is submitted, so that its end is seen
     engines: Mapping[str, str] = field(default_factory=dict)  # by text agent, where it is not transformers
     kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model; opaque to the scheduler, which compares them
     kv_specs: Mapping[str, Any] = field(default_factory=dict)  # by agent, of those with another model

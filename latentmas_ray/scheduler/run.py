@@ -230,9 +230,11 @@ class Run:
         if event.new is not None:
             self.stream_tokens(agent, name, event.new)
 
-    def listener(self, request: TurnRequest) -> OnTokens:
-        """Return what gets the tokens of a turn's streamed questions."""
-        return lambda question_id, new: self.stream_tokens(request.agent, question_id, new)
+    def listeners(self, request: TurnRequest) -> tuple[OnTokens, ...]:
+        """Return what gets the tokens of a turn's streamed questions; nothing if there are none."""
+        if not request.streamed:
+            return ()
+        return (lambda question_id, new: self.stream_tokens(request.agent, question_id, new),)
 
     def stream_tokens(self, agent: str, question_id: str, new: NewTokens) -> bool:
         """Send tokens that an answering agent has written to the observer; return whether the question is still

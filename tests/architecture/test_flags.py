@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": "--address --model --dtype --revision --json",
     "memory": "file --json",
     "presets": "name --json",
+    "serve-key": "name --json",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """

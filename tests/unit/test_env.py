@@ -8,7 +8,14 @@ import pytest
 from latentmas_ray.env import prepare_vllm, read_environment
 from latentmas_ray.errors import ConfigError
 
-OURS = ("LATENTMAS_CACHE_DIR", "LATENTMAS_TORCH_THREADS", "LATENTMAS_REQUIRE", "RAY_ADDRESS", "XDG_CACHE_HOME")
+OURS = (
+    "LATENTMAS_API_KEYS",
+    "LATENTMAS_CACHE_DIR",
+    "LATENTMAS_TORCH_THREADS",
+    "LATENTMAS_REQUIRE",
+    "RAY_ADDRESS",
+    "XDG_CACHE_HOME",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ Every response has `X-Request-Id`: the client's own if it sent one of letters, d
 error is in OpenAI's form. The log has one line for each request, without its text, unless `log_prompts` asks for it.
 """
 
-import logging
 import re
 import time
 from collections.abc import Callable
@@ -14,12 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from latentmas_ray.serve.admission.bodies import Exchange, shown
 from latentmas_ray.serve.admission.limits import ServeLimits
+from latentmas_ray.serve.admission.logs import ACCESS_LOG, PROMPT_LOG
 from latentmas_ray.serve.admission.rate import RateLimiter
 from latentmas_ray.serve.api.errors import ApiError
 from latentmas_ray.serve.api.handlers import error_of
-
-ACCESS_LOG: Final = logging.getLogger("latentmas_ray.serve.access")
-PROMPT_LOG: Final = logging.getLogger("latentmas_ray.serve.prompts")
 
 # Without a key: the page, which asks its user for one, and what a cluster asks to know whether the server lives.
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/ready", "/favicon.ico"})

@@ -64,6 +64,7 @@ class HttpQuestions:
     async def answer(self) -> Response:
         """Ask, and return the response: whole, or a stream that has its first event. Raises ApiError."""
         begin, streams = time.monotonic(), self.asked[0].streams
+        self.endpoint.num_open += 1
         deadline = begin + self.endpoint.request_seconds
         status = CLIENT_LEFT
         stack = AsyncExitStack()
@@ -91,7 +92,7 @@ class HttpQuestions:
         finally:
             await stack.aclose()
             if status:
-                self.endpoint.metrics.count(self.asked[0].model, status, time.monotonic() - begin)
+                self._end(status, begin)
 
     async def _open(self, stack: AsyncExitStack) -> list[Reply]:
         """Wait for a place in the queue, then ask. What is opened is closed with `stack`."""
@@ -109,7 +110,6 @@ class HttpQuestions:
     ) -> AsyncIterator[str]:
         """Yield server-sent events. An error that comes now can only be one of them."""
         status, answers, has_text = CLIENT_LEFT, dict[int, TeamAnswer](), False
-        metrics, model = self.endpoint.metrics, self.asked[0].model
         try:
             async with stack:
                 for part in self.form.begin():
@@ -122,7 +122,7 @@ class HttpQuestions:
                     elif isinstance(what, TextPiece):
                         if not has_text:
                             has_text = True
-                            metrics.observe_first(model, time.monotonic() - begin)
+                            self.endpoint.metrics.observe_first(self.asked[0].model, time.monotonic() - begin)
                         yield event(self.form.piece(index, what))
                     else:
                         answers[index] = what
@@ -142,7 +142,11 @@ class HttpQuestions:
             yield f"data: {error_response(found).body.decode()}\n\n"
             yield DONE_EVENT
         finally:
-            metrics.count(model, status, time.monotonic() - begin)
+            self._end(status, begin)
+
+    def _end(self, status: int, begin: float) -> None:
+        self.endpoint.num_open -= 1
+        self.endpoint.metrics.count(self.asked[0].model, status, time.monotonic() - begin)
 
     def _translated(self, error: Exception) -> ApiError:
         return timed_out(self.endpoint.request_seconds) if isinstance(error, TimeoutError) else translate(error)

@@ -1,4 +1,4 @@
-"""`/health`: the process answers. `/ready`: the models are loaded and requests are taken. `/metrics`: for Prometheus."""
+"""`/health`: the process answers. `/ready`: requests are taken. `/metrics`: for Prometheus."""
 
 from fastapi import APIRouter, Request, Response
 

@@ -27,6 +27,7 @@ class Endpoint:
         self.teams, self.limits, self.metrics = teams, limits, metrics
         self.started_at = int(time.time())
         self.is_draining = False
+        self.num_open = 0  # requests to the team that are not over
         metrics.waiting.set_function(lambda: teams.num_waiting + self.admission.num_waiting)
         metrics.running.set_function(lambda: teams.num_running)
 

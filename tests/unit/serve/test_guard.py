@@ -12,9 +12,10 @@ from starlette.responses import StreamingResponse
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.admission.bodies import Exchange
-from latentmas_ray.serve.admission.guard import ACCESS_LOG, PROMPT_LOG, RequestGuard
+from latentmas_ray.serve.admission.guard import RequestGuard
 from latentmas_ray.serve.admission.keys import ApiKeys, make_key
 from latentmas_ray.serve.admission.limits import ServeLimits, hosts_for, is_local
+from latentmas_ray.serve.admission.logs import ACCESS_LOG, PROMPT_LOG
 from latentmas_ray.serve.api.errors import ApiError
 from latentmas_ray.serve.api.handlers import add_error_handlers
 

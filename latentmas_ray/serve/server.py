@@ -1,0 +1,117 @@
+"""Serves an application with uvicorn until a signal ends it.
+
+The first SIGTERM or SIGINT drains: no new request is taken, those that run go to their end, at most for a bound. A
+second one stops at once.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.serve.teams.endpoint import Endpoint
+from latentmas_ray.units import format_seconds
+
+_KEEP_ALIVE_SECONDS = 75  # longer than the usual 60 s of proxies, which else reuse a connection that is closed
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that says what it waits for when it is told to end."""
+
+    def __init__(self, config: uvicorn.Config, endpoint: Endpoint, tell: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._endpoint, self._tell = endpoint, tell
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle the signals that end it; they are not raised again, since the end was in order."""
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain, or stop at once at the second signal."""
+        name = signal.Signals(sig).name
+        if self.should_exit:
+            self.force_exit = True
+            self._tell(f"{name} again: stopped at once")
+            return
+        self.should_exit = True
+        self._endpoint.drain()
+        count, most = self._endpoint.num_open, format_seconds(float(self.config.timeout_graceful_shutdown or 0))
+        waits = f"waiting at most {most} for {count} request{'' if count == 1 else 's'}; a second signal stops at once"
+        self._tell(f"{name}: no new requests are taken; " + (waits if count else "none runs"))
+
+
+def run_server(
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    drain_seconds: float,
+    tell: Callable[[str], None],
+    on_ready: Callable[[int], None],
+) -> None:
+    """Serve `app` (which does not load: `make_app`) until a signal. The models are loaded while `/health` is answered.
+
+    `on_ready` gets the port, which the system chooses if `port` is 0, once the models are loaded. `tell` gets lines for
+    the user. Raises ConfigError for an address that cannot be used, and what `ServedTeams.start` raises.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+    )
+    try:
+        listener = _bind(config)
+    except OSError as error:
+        raise ConfigError("port", port, f"{host} cannot be listened on: {error.strerror or error}") from error
+    server = DrainingServer(config, app.state.endpoint, tell)
+
+    async def serve() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        loading = asyncio.create_task(app.state.endpoint.teams.start())
+        try:
+            await asyncio.wait((serving, loading), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done() and loading.exception() is None:
+                on_ready(listener.getsockname()[1])
+            else:
+                server.should_exit = True
+            await serving
+        finally:
+            if not loading.done():
+                loading.cancel()
+        if not loading.cancelled():
+            await loading  # raises its error
+
+    try:
+        asyncio.run(serve())
+    finally:
+        listener.close()
+
+
+def _bind(config: uvicorn.Config) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
