@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from latentmas_ray.serve.admission.guard import RequestGuard
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.api.handlers import add_error_handlers
-from latentmas_ray.serve.routes import chat, completions, health, models
+from latentmas_ray.serve.routes import chat, completions, conversations, health, models
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.metrics import ServeMetrics
 from latentmas_ray.serve.teams.served import ServedTeams
@@ -26,13 +26,15 @@ def make_app(
         try:
             if loads:
                 await teams.start()
+            app.state.endpoint.conversations.drop_old()  # its metrics are there from the start
             yield
         finally:
+            await app.state.endpoint.conversations.aclose()
             await teams.aclose()
 
     app = FastAPI(title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.endpoint = Endpoint(teams, limits, metrics or teams.metrics)
-    for module in (models, chat, completions, health):
+    for module in (models, chat, completions, conversations, health):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, limits=limits)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from fastapi import Request
+
 from latentmas_ray.serve.api.errors import ApiError, bad_field
 from latentmas_ray.serve.api.messages import without_thoughts
 from latentmas_ray.serve.api.requests import ChatRequest
@@ -31,6 +33,11 @@ class ConversationAsked:
     def exchange(self, answer: str) -> Exchange:
         """The exchange that this answer makes."""
         return Exchange.of(self.question.question, without_thoughts(answer))
+
+
+def caller_of(request: Request) -> str:
+    """Return the name of the caller's key; `-` without keys."""
+    return str(request.scope.get("state", {}).get("api_key", "-"))
 
 
 def conversation_of(

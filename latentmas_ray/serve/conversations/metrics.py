@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
-
 
 
 class ConversationMetrics:

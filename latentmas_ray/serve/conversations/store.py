@@ -2,8 +2,8 @@
 
 The client sends all messages of a conversation at every turn, as clients of the API do. So what is kept is never needed
 for a right answer: memory that is lost is computed again from the messages. The messages before the question must be
-those that the conversation has had, from its first one on; there may be fewer, to ask again or otherwise, and then what
-came after them is dropped.
+those that the conversation has had, word for word. If the question, too, is one that it has had, it is answered again,
+and what came after is dropped.
 """
 
 import asyncio
@@ -108,9 +108,11 @@ class ConversationStore:
                 del self._kept[conversation.id]
             self._drop_too_much()
 
-    async def remember(self, conversation: KeptConversation, exchanges: tuple[Exchange, ...]) -> "Memory | None":
-        """Return the memory of these exchanges, with which the conversation begins: what is kept of it, and the rest
-        computed now. Raises the errors of a run."""
+    async def remember(
+        self, conversation: KeptConversation, exchanges: tuple[Exchange, ...]
+    ) -> "tuple[Memory | None, int]":
+        """Return the memory of these exchanges, with which the conversation begins, and how many tokens of it were
+        kept; the rest is computed now. Raises the errors of a run."""
         if conversation.adding is not None:
             await asyncio.wait({conversation.adding})  # whose errors are logged; this task's end must not end it
         kept = conversation.memory = first_exchanges(conversation.memory, len(exchanges))
@@ -118,9 +120,10 @@ class ConversationStore:
         num_kept = 0 if kept is None else len(kept.segments)
         if exchanges:
             (self.metrics.hits if num_kept == len(exchanges) else self.metrics.losses).inc()
-            self.metrics.tokens.inc(conversation.num_tokens)
+        num_tokens = conversation.num_tokens
+        self.metrics.tokens.inc(num_tokens)
         await self._complete(conversation)
-        return conversation.memory
+        return conversation.memory, num_tokens
 
     def add(self, conversation: KeptConversation, exchange: Exchange) -> None:
         """Add an answered question; its memory is computed after that, while nobody waits for it."""
@@ -223,6 +226,10 @@ def _check(kept: KeptConversation, asked: ConversationAsked) -> None:
         raise _conflict(kept.id, f"it is one with {kept.model}, not {asked.model}; take another id")
     if kept.system != asked.system:
         raise _conflict(kept.id, "its system message was another; take another id")
+    num_sent, num_kept = len(asked.exchanges), len(kept.exchanges)
+    if num_sent < num_kept and kept.exchanges[num_sent].user != asked.question.question.strip():
+        reason = f"it has {num_kept} answers, and the messages before this one have {num_sent}; send all its messages"
+        raise _conflict(kept.id, f"{reason}, or take another id")
     for number, (said, sent) in enumerate(zip(kept.exchanges, asked.exchanges, strict=False), start=1):
         if said != sent:
             whose = "the user's message" if said.user != sent.user else "the answer"

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from latentmas_ray.serve.conversations.asked import ConversationAsked
 from latentmas_ray.serve.conversations.store import ConversationStore, KeptConversation
-from latentmas_ray.serve.teams.reply import TeamAnswer
 from latentmas_ray.serve.teams.settings import TeamRequest
 from latentmas_ray.system.serving import given_first
 
@@ -14,7 +13,9 @@ from latentmas_ray.system.serving import given_first
 class ConversationTurn:
     """The turn of one request, which need not have a conversation."""
 
-    def __init__(self, store: ConversationStore, asked: ConversationAsked | None, kept: KeptConversation | None) -> None:
+    def __init__(
+        self, store: ConversationStore, asked: ConversationAsked | None, kept: KeptConversation | None
+    ) -> None:
         self._store, self._asked, self._kept = store, asked, kept
 
     async def prepare(self, requests: Sequence[TeamRequest]) -> list[TeamRequest]:
@@ -23,22 +24,15 @@ class ConversationTurn:
         if self._asked is None or self._kept is None:
             return [*requests]
         (request,) = requests
-        memory = await self._store.remember(self._kept, self._asked.exchanges)
-        if memory is None:
-            return [replace(request, question=self._asked.bare_question)]
-        return [
-            replace(
-                request,
-                question=self._asked.bare_question,
-                given=given_first(memory),
-                given_tokens=memory.num_tokens,
-            )
-        ]
+        memory, num_kept = await self._store.remember(self._kept, self._asked.exchanges)
+        request = replace(request, question=self._asked.bare_question, on_answer=self._add)
+        if memory is not None:
+            request = replace(request, given=given_first(memory), given_tokens=num_kept)
+        return [request]
 
-    def note(self, answer: TeamAnswer) -> None:
-        """Keep the answer."""
+    def _add(self, texts: Sequence[str]) -> None:
         if self._asked is not None and self._kept is not None:
-            self._store.add(self._kept, self._asked.exchange(answer.choices[0].text))
+            self._store.add(self._kept, self._asked.exchange(texts[0]))
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from fastapi.responses import Response, StreamingResponse
 from latentmas_ray.serve.api.errors import ApiError, timed_out, translate
 from latentmas_ray.serve.api.handlers import error_response
 from latentmas_ray.serve.api.responses import DONE_EVENT, ResponsePart, event
+from latentmas_ray.serve.conversations.asked import ConversationAsked
+from latentmas_ray.serve.conversations.turn import conversation_turn
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, ReplyEvent, TeamAnswer, TextPiece
 from latentmas_ray.serve.teams.settings import TeamRequest
@@ -54,6 +56,7 @@ class HttpQuestions:
     request: Request
     asked: Sequence[TeamRequest]
     form: ResponseForm
+    conversation: ConversationAsked | None = None  # of a single question
 
     @property
     def endpoint(self) -> Endpoint:
@@ -96,8 +99,10 @@ class HttpQuestions:
 
     async def _open(self, stack: AsyncExitStack) -> list[Reply]:
         """Wait for a place in the queue, then ask. What is opened is closed with `stack`."""
+        turn = stack.enter_context(conversation_turn(self.endpoint.conversations, self.conversation))
         await stack.enter_async_context(self.endpoint.admit(self.request, self.asked))
-        return [await stack.enter_async_context(self.endpoint.teams.ask(one)) for one in self.asked]
+        asked = await turn.prepare(self.asked)
+        return [await stack.enter_async_context(self.endpoint.teams.ask(one)) for one in asked]
 
     async def _stream(
         self,

@@ -32,4 +32,5 @@ def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
 
 def usage_of(answers: Sequence[TeamAnswer], answering_agent: str) -> TokenUsage:
     """Return the usage of a request."""
-    return TokenUsage.of_answers([one.answer for one in answers], answering_agent)
+    cached = sum(one.cached_tokens for one in answers)
+    return TokenUsage.of_answers([one.answer for one in answers], answering_agent, cached_tokens=cached)

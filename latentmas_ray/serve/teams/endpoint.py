@@ -12,6 +12,7 @@ from latentmas_ray.serve.admission.cost import estimate_bytes
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.admission.queue import Admission, Ticket
 from latentmas_ray.serve.api.errors import ApiError, unknown_model
+from latentmas_ray.serve.conversations.store import ConversationStore
 from latentmas_ray.serve.teams.metrics import ServeMetrics
 from latentmas_ray.serve.teams.served import ServedTeams
 from latentmas_ray.serve.teams.settings import TeamRequest
@@ -39,6 +40,13 @@ class Endpoint:
             max_running=limits.max_running,
             max_waiting=limits.max_waiting,
             max_memory_bytes=limits.max_memory_bytes,
+        )
+
+    @cached_property
+    def conversations(self) -> ConversationStore:
+        """The conversations that are kept."""
+        return ConversationStore(
+            lambda name: (self.teams.fleet, self.model(name)), self.limits.conversations, self.metrics.registry
         )
 
     @property

@@ -107,7 +107,7 @@ class LotRun:
         if reply.request.streams:
             for piece in self._texts_of(reply).finish([text for text, _, _ in whole_texts(answer, topology)]):
                 reply.send(piece)
-        reply.send(TeamAnswer(choices=choices, answer=answer))
+        reply.send(TeamAnswer(choices=choices, answer=answer, cached_tokens=reply.request.given_tokens))
 
     def _texts_of(self, reply: Reply) -> ReplyTexts:
         name = reply.question.id

@@ -1,6 +1,6 @@
 """What a request asks of a team."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from latentmas_ray.engine.turn import GivenMemory
@@ -22,6 +22,7 @@ class TeamRequest:
     trace: bool = False  # the reply has what every agent does
     given: GivenMemory | None = None  # of its conversation: all agents read it first
     given_tokens: int = 0  # of it
+    on_answer: Callable[[Sequence[str]], None] | None = None  # gets the texts of the answer
 
     @property
     def batch_key(self) -> Hashable:

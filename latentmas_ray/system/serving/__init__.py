@@ -5,4 +5,14 @@ from latentmas_ray.system.serving.exchanges import Exchange, add_exchange, first
 from latentmas_ray.system.serving.fleet import Fleet, TeamVariant
 from latentmas_ray.system.serving.text_growth import TextGrowth
 
-__all__ = ["CallSettings", "Fleet", "TeamVariant", "TextGrowth"]
+__all__ = [
+    "CallSettings",
+    "Exchange",
+    "Fleet",
+    "TeamVariant",
+    "TextGrowth",
+    "add_exchange",
+    "first_exchanges",
+    "given_first",
+    "why_not_kept",
+]
