@@ -68,6 +68,7 @@ class _Submitted:
 
     turn: Turn
     replica: Replica
+    agent: str  # whose actors these are
     reported: set[str] = field(default_factory=set)  # the questions with a QuestionDone
 
 
@@ -135,8 +136,8 @@ class RayRuntime:
                 filter(None, (layout.line if layout else "", self._manager.describe(), why, self._note))
             ),
             transfer_costs=self._transfer_costs(),
-            kv_specs=specs,
-            writes_at_once=self._manager.writes_at_once(),
+            kv_specs=self._manager.request.with_stand_ins(specs),
+            writes_at_once=self._manager.request.with_stand_ins(self._manager.writes_at_once()),
             engines=self._manager.engines,
             layout=layout,
         )
@@ -147,9 +148,10 @@ class RayRuntime:
         """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
         if self._ended_by is not None:
             raise self._ended_by
-        replica = choose_replica(self._manager.replicas_of()[work.agent], list(segments.values()), work.batch)
+        agent = self._manager.request.actors_of(work.agent, work.thinks)
+        replica = choose_replica(self._manager.replicas_of()[agent], list(segments.values()), work.batch)
         if replica.state is ReplicaState.LOST:  # it would never be replaced
-            raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
+            raise ActorError(f"the actor of agent {agent} was not replaced: {replica.lost_because}")
         work = replace(
             self._given_memory.store(work),
             submitted_at=time.time(),
@@ -159,7 +161,9 @@ class RayRuntime:
         )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         place = TurnPlace(replica.name, replica.nodes, work.submitted_at)
-        handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last, place)
+        handle = TurnHandle(
+            work.agent, segment, _Submitted(turn, replica, agent), work.question_ids, work.is_last, place
+        )
         replica.pending[turn] = handle
         self._pending[handle] = frozenset(work.question_ids)
         self._ready.watch(handle, turn.results, replica)
@@ -276,7 +280,7 @@ class RayRuntime:
                 self._events.append(TokensWritten(handle, event.question_id, event.num_tokens, event.new))
                 continue
             result = replica.with_links(turn, event.result)
-            self._health.record_success(handle.agent)
+            self._health.record_success(handle.turn.agent)
             handle.turn.reported.add(event.question_id)
             written = [TokensWritten(handle, event.question_id, result.total_written)] * len(result.output_token_ids)
             self._events += [*written, QuestionDone(handle, event.question_id, result)]
@@ -299,7 +303,7 @@ class RayRuntime:
             replica.pending.pop(turn, None)
         for location in turn.writes:
             location.final_at = time.monotonic()
-        self._health.record_success(handle.agent)
+        self._health.record_success(submitted.agent)
         if handle.segment is not None:
             self._done.add(handle)
         failed = {name: why for name, why in result.failed.items() if name in wanted}  # not those that were cancelled
@@ -318,7 +322,7 @@ class RayRuntime:
             result = replica.result(turn)
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
-                self._health.mark_dead(replica, handle.agent, str(error))
+                self._health.mark_dead(replica, submitted.agent, str(error))
             raise replica.lost_error(turn, handle.agent) from error
         if not result.kept:
             return result
@@ -329,7 +333,8 @@ class RayRuntime:
         """Return the links over which a segment may be read; None if that makes no difference."""
         if not isinstance(self._current_transport, PerLink):
             return None
-        return self._links.links_to(replica, tuple(agents), self._manager.replicas_of())
+        replicas = self._manager.request.with_stand_ins(self._manager.replicas_of())
+        return self._links.links_to(replica, tuple(agents), replicas)
 
     @property
     def _current_transport(self) -> Transport:

@@ -67,6 +67,18 @@ _FLAG_FIELDS = (
         "options",
         "rule",
         "accuracies",
+        "topologies",
+        "port",
+        "drain_timeout",
+        "api_keys",
+        "requests_per_minute",
+        "max_waiting",
+        "max_running",
+        "max_memory",
+        "max_body",
+        "max_message_chars",
+        "request_timeout",
+        "allow_origin",
     }
 )
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -27,6 +27,7 @@ from latentmas_ray.cli.commands.pages.vote import vote
 from latentmas_ray.cli.commands.plan import plan
 from latentmas_ray.cli.commands.presets import presets
 from latentmas_ray.cli.commands.serving.key import serve_key
+from latentmas_ray.cli.commands.serving.serve import serve
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -54,6 +55,7 @@ app.command("report")(report)
 app.command("timeline")(timeline)
 app.command("plan")(plan)
 app.command("simulate")(simulate)
+app.command("serve")(serve)
 app.command("serve-key")(serve_key)
 app.command("doctor")(doctor)
 app.add_typer(bench_app, name="bench")

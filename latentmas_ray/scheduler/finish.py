@@ -44,7 +44,8 @@ def finish_early(run: Run, batch_state: BatchState) -> None:
 
 
 def finish_batch(run: Run, batch_state: BatchState, now: float) -> None:
-    """Handle a batch with all its results: return its memory, or grade the answers that are left."""
+    """Handle a batch with all its results, which ends: return its memory, or grade the answers that are left."""
+    run.batch_states.remove(batch_state)
     if run.request.goal == "think":
         for memory in _memories(run, batch_state.batch, batch_state.results).values():
             if memory.id not in batch_state.settled and run.add_result(memory):

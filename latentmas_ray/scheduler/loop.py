@@ -295,16 +295,17 @@ class Scheduler:
         result = event.result
         batch_state.add_result(result)
         finish.settle_failed(run, batch_state, result, self._runtime.cancel)
-        to_free = batch_state.take_segments_to_free()
         needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
+        if self._info.is_synchronous:
+            run.counters.count_turn(event)  # its observer sees the turn before the next one is executed
         if submit_next and needs_more:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
-        run.counters.count_turn(event)
+        if not self._info.is_synchronous:
+            run.counters.count_turn(event)
         if result.agent in batch_state.bounds:
             self._memory_budget.set_size(batch_state, result.agent, result.segment_bytes)
-        self._free_segments(batch_state, to_free)
+        self._free_segments(batch_state, batch_state.take_segments_to_free())
         if batch_state.is_complete:
-            run.batch_states.remove(batch_state)
             finish.finish_batch(run, batch_state, self._clock())
         elif needs_more:
             finish.finish_early(run, batch_state)
@@ -321,8 +322,7 @@ class Scheduler:
     def _collect_grades(self, timeout_seconds: float) -> bool:
         """Add graded answers to their runs' results. `timeout_seconds` is divided among the runs that are grading."""
         grading = [run for run in self._runs if len(run.grading)]
-        seconds = timeout_seconds / max(1, len(grading))
-        return [self._collect_grades_of(run, seconds) for run in grading].count(True) > 0
+        return [self._collect_grades_of(run, timeout_seconds / len(grading)) for run in grading].count(True) > 0
 
     def _collect_grades_of(self, run: Run, timeout_seconds: float) -> bool:
         try:

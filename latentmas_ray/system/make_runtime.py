@@ -38,14 +38,19 @@ if TYPE_CHECKING:
     from latentmas_ray.writing.text_runner import TextRunner
 
 
+NO_STAND_INS: Mapping[tuple[str, str], str] = {}
+
+
 def make_runtime(
     config: RunConfig,
     models: RunModels,
     topology: Topology,
     num_batches: int,
     part: ClusterPart = WHOLE_CLUSTER,
+    stand_ins: Mapping[tuple[str, str], str] = NO_STAND_INS,
 ) -> Runtime:
-    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
+    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run. `stand_ins` are
+    those of `ReplicaRequest`.
 
     With runtime ray it joins or starts the Ray cluster of `config`, and uses this part. Raises ConfigError kinds.
     """
@@ -57,6 +62,7 @@ def make_runtime(
     }
     make_runner, own = runner_makers(models, topology, loading)
     if config.runtime == "local":
+        own |= {agent: own[actor] for (agent, _), actor in stand_ins.items() if actor in own}
         return _local_runtime(config, models, topology, make_runner, own)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config, part)
@@ -86,6 +92,7 @@ def make_runtime(
         turn_seconds=config.turn_timeout,
         texts=text_setups(config, models, topology, choices, loading),
         detached=detached_actors(config, models, planner),
+        stand_ins=stand_ins,
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout, keeps_layout=planner.keeps_layout),
     )
     return RayRuntime(

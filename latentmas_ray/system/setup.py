@@ -124,11 +124,13 @@ class Setup:
             self.config.memory_in_flight_bytes,
         )
 
-    def make_runtime(self, topology: Topology, num_batches: int, config: RunConfig | None = None) -> Runtime:
+    def make_runtime(
+        self, topology: Topology, num_batches: int, config: RunConfig | None = None, **more: Any
+    ) -> Runtime:
         """Return a runtime, not started, for this configuration or that of an evaluation; see
         `make_runtime.make_runtime`."""
         config = config or self.config
-        return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches, self.part)
+        return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches, self.part, **more)
 
     def call(
         self,

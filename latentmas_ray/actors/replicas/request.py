@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pickle import PicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -16,6 +16,8 @@ from latentmas_ray.config import PlacementName
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner, NodeResources, PlanRequest, ReplicaId
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,17 @@ class ReplicaRequest:
     turn_seconds: float | None = None  # the limit for one question of such an agent
     detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
     planner: ActorPlanner = AS_ASKED_FOR  # may choose the replicas, too
+    # Agents without actors, by name and how they think: the agent whose actors execute their turns.
+    stand_ins: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def actors_of(self, agent: str, thinks: str) -> str:
+        """Return the agent whose actors execute turns of `agent`."""
+        return self.stand_ins.get((agent, thinks), agent)
+
+    def with_stand_ins(self, by_agent: Mapping[str, T]) -> dict[str, T]:
+        """Return these values also for the agents without actors."""
+        theirs = {agent: by_agent[actor] for (agent, _), actor in self.stand_ins.items() if actor in by_agent}
+        return {**theirs, **by_agent}
 
     def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:
         """Return what to place on these nodes, with these numbers of replicas."""

@@ -4,13 +4,14 @@ form of a stream."""
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from latentmas_ray.serve.api.errors import ApiError, timed_out, translate
 from latentmas_ray.serve.api.handlers import error_response
@@ -49,6 +50,49 @@ class ResponseForm(Protocol):
         """Return the last chunk, if it is wanted."""
 
 
+class _Job:
+    """What is open for one HTTP request. `status` is that of its response, once it is known."""
+
+    def __init__(self, endpoint: Endpoint, model: str) -> None:
+        self._endpoint, self._model = endpoint, model
+        self._begin = time.monotonic()
+        self.deadline = asyncio.get_running_loop().time() + endpoint.request_seconds
+        self.stack = AsyncExitStack()  # its place in the queue, and its questions
+        self.status = CLIENT_LEFT
+        self._has_text = self._is_closed = False
+        endpoint.num_open += 1
+
+    def note_text(self) -> None:
+        """Note that text is written."""
+        if not self._has_text:
+            self._has_text = True
+            self._endpoint.metrics.observe_first(self._model, time.monotonic() - self._begin)
+
+    async def aclose(self) -> None:
+        """Cancel its questions and free its place. Safe to call twice."""
+        await self.stack.aclose()
+        if not self._is_closed:
+            self._is_closed = True
+            self._endpoint.num_open -= 1
+            self._endpoint.metrics.count(self._model, self.status, time.monotonic() - self._begin)
+
+
+class _TeamStream(StreamingResponse):
+    """A stream that closes its job at its end, also where the client leaves before the first event is sent."""
+
+    def __init__(self, job: _Job, events: AsyncGenerator[str, None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_SSE)
+        self._job, self._events = job, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+            await self._job.aclose()
+
+
 @dataclass(eq=False, kw_only=True)
 class HttpQuestions:
     """The questions of one HTTP request, and the form of its answer."""
@@ -66,36 +110,30 @@ class HttpQuestions:
 
     async def answer(self) -> Response:
         """Ask, and return the response: whole, or a stream that has its first event. Raises ApiError."""
-        begin, streams = time.monotonic(), self.asked[0].streams
-        self.endpoint.num_open += 1
-        deadline = begin + self.endpoint.request_seconds
-        status = CLIENT_LEFT
-        stack = AsyncExitStack()
+        job = _Job(self.endpoint, self.asked[0].model)
+        is_handed_on = False
         try:
-            async with asyncio.timeout(self.endpoint.request_seconds):
-                replies = await self._unless_gone(self._open(stack))
+            async with asyncio.timeout_at(job.deadline):
+                replies = await self._unless_gone(self._open(job.stack))
                 events = _merged(replies)
-                if not streams:
+                if not self.asked[0].streams:
                     answers = await self._unless_gone(_answers(events, len(replies)))
-                    status = 200
+                    job.status = 200
                     return Response(self.form.whole(answers).to_json(), media_type="application/json")
                 first = await self._unless_gone(anext(events))
-            stream, streams = self._stream(stack, begin, deadline, events, first, len(replies)), False
-            stack = AsyncExitStack()  # the other is the stream's now
-            status = 0
-            return StreamingResponse(stream, media_type="text/event-stream", headers=_SSE)
+            is_handed_on = True
+            return _TeamStream(job, self._stream(job, events, first, len(replies)))
         except ClientLeftError:
-            return Response(status_code=CLIENT_LEFT)  # it reaches nobody
+            return Response(status_code=CLIENT_LEFT)  # it reaches nothing
         except Exception as error:
             found = self._translated(error)
-            status = found.status
-            if found.status == 500 and not isinstance(error, ApiError):
-                raise
+            job.status = found.status
+            if found.status == 500:
+                raise  # the log says where
             return error_response(found)
         finally:
-            await stack.aclose()
-            if status:
-                self._end(status, begin)
+            if not is_handed_on:
+                await job.aclose()
 
     async def _open(self, stack: AsyncExitStack) -> list[Reply]:
         """Wait for a place in the queue, then ask. What is opened is closed with `stack`."""
@@ -106,52 +144,47 @@ class HttpQuestions:
 
     async def _stream(
         self,
-        stack: AsyncExitStack,
-        begin: float,
-        deadline: float,
-        events: AsyncIterator[tuple[int, ReplyEvent]],
+        job: "_Job",
+        events: AsyncGenerator[tuple[int, ReplyEvent], None],
         first: tuple[int, ReplyEvent],
         num_replies: int,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Yield server-sent events. An error that comes now can only be one of them."""
-        status, answers, has_text = CLIENT_LEFT, dict[int, TeamAnswer](), False
+        answers: dict[int, TeamAnswer] = {}
+        item = first
         try:
-            async with stack:
-                for part in self.form.begin():
-                    yield event(part)
-                item: tuple[int, ReplyEvent] | None = first
-                while item is not None:
-                    index, what = item
-                    if isinstance(what, AgentRecord):
-                        yield _record(what)
-                    elif isinstance(what, TextPiece):
-                        if not has_text:
-                            has_text = True
-                            self.endpoint.metrics.observe_first(self.asked[0].model, time.monotonic() - begin)
-                        yield event(self.form.piece(index, what))
-                    else:
-                        answers[index] = what
-                        for part in self.form.end(index, what):
-                            yield event(part)
-                    if len(answers) == num_replies:
-                        break
-                    async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                        item = await anext(events, None)
-                for part in self.form.usage([answers[index] for index in sorted(answers)]):
-                    yield event(part)
-            status = 200
-            yield DONE_EVENT
+            for part in self.form.begin():
+                yield event(part)
+            while True:
+                for text in self._written(job, *item):
+                    yield text
+                if isinstance(item[1], TeamAnswer):
+                    answers[item[0]] = item[1]
+                if len(answers) == num_replies:
+                    break
+                async with asyncio.timeout_at(job.deadline):
+                    item = await anext(events)
+            for part in self.form.usage([answers[index] for index in sorted(answers)]):
+                yield event(part)
+            job.status = 200
         except Exception as error:  # noqa: BLE001  the response has begun: the client reads it in an event
             found = self._translated(error)
-            status = found.status
-            yield f"data: {error_response(found).body.decode()}\n\n"
-            yield DONE_EVENT
+            job.status = found.status
+            yield f"data: {json.dumps(found.body)}\n\n"
         finally:
-            self._end(status, begin)
+            await events.aclose()
+        yield DONE_EVENT
 
-    def _end(self, status: int, begin: float) -> None:
-        self.endpoint.num_open -= 1
-        self.endpoint.metrics.count(self.asked[0].model, status, time.monotonic() - begin)
+    def _written(self, job: "_Job", index: int, what: ReplyEvent) -> Iterator[str]:
+        """Yield the events of a stream for one of a reply."""
+        if isinstance(what, AgentRecord):
+            yield f"event: latentmas\ndata: {json.dumps(what.record)}\n\n"
+        elif isinstance(what, TextPiece):
+            job.note_text()
+            yield event(self.form.piece(index, what))
+        else:
+            for part in self.form.end(index, what):
+                yield event(part)
 
     def _translated(self, error: Exception) -> ApiError:
         return timed_out(self.endpoint.request_seconds) if isinstance(error, TimeoutError) else translate(error)
@@ -189,7 +222,7 @@ async def _answers(events: AsyncIterator[tuple[int, ReplyEvent]], count: int) ->
     return [answers[index] for index in range(count)]
 
 
-async def _merged(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, ReplyEvent]]:
+async def _merged(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, ReplyEvent], None]:
     """Yield the events of several replies as they come, each with the number of its reply. Raises their errors."""
     if len(replies) == 1:
         async with aclosing(aiter(replies[0])) as events:
@@ -217,7 +250,3 @@ async def _merged(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, ReplyEve
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _record(what: AgentRecord) -> str:
-    return f"event: latentmas\ndata: {json.dumps(what.record, ensure_ascii=False)}\n\n"

@@ -99,7 +99,8 @@ class ServedTeams:
         name = reply.request.model
         if name not in self._stages:
             model = self.models[name]
-            agents = [one for one in model.topology.agents if one.name not in self.info.writes_at_once]
+            writes = self.info.writes_at_once
+            agents = [one for one in model.topology.agents if one.thinks == "latent" or one.name not in writes]
             self._stages[name] = Stages(
                 roots=frozenset(one.name for one in agents if not one.reads),
                 thinkers=frozenset(one.name for one in agents),

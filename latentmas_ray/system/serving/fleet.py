@@ -16,6 +16,7 @@ from latentmas_ray.system.call import Call
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics
 from latentmas_ray.system.serving.call_settings import CallSettings
+from latentmas_ray.system.serving.stand_ins import find_stand_ins
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology
@@ -65,9 +66,11 @@ class Fleet:
                 self._add(config, topology, method, observer)
         first = next(iter(self.models.values()))
         self._topology = first.topology
+        variants = [(model.config, model.topology) for model in self.models.values()]
+        stand_ins = find_stand_ins(variants[0], variants[1:])
         names = {agent.name for model in self.models.values() for agent in model.topology.agents}
         self._live = LiveRuntime(
-            lambda topology, num_batches: first.setup.make_runtime(self._topology, MOST_BATCHES),
+            lambda topology, num_batches: first.setup.make_runtime(self._topology, MOST_BATCHES, stand_ins=stand_ins),
             lambda: make_sink(make_metrics(config)),
             config.memory_in_flight_bytes,
             agents=names,

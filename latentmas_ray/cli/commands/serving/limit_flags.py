@@ -45,11 +45,11 @@ _FLAGS: Mapping[str, _Flag] = {
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the flags to a command that has `--host`. It gets the limits as `limits`, a `ServeLimits`. Raises ConfigError
     that names the flag."""
-    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "limits"]
+    own = [one for one in inspect.signature(command).parameters.values() if one.name != "limits"]
 
-    def with_flags(**values: Any) -> None:
+    def with_flags(*config: Any, **values: Any) -> None:
         flags = {name: values.pop(name) for name in (*_FLAGS, "log_prompts")}
-        command(limits=limits_of(flags, host=values["host"]), **values)
+        command(*config, limits=limits_of(flags, host=values["host"]), **values)
 
     log_prompts = Annotated[bool, typer.Option("--log-prompts", help="write the bodies of requests to the log, too")]
     with_flags.__name__, with_flags.__doc__ = command.__name__, command.__doc__
