@@ -12,6 +12,7 @@ from latentmas_ray.serve.routes import chat, completions, conversations, health,
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.metrics import ServeMetrics
 from latentmas_ray.serve.teams.served import ServedTeams
+from latentmas_ray.serve.tracing import RequestSpans
 
 
 def make_app(
@@ -38,4 +39,6 @@ def make_app(
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, limits=limits)
+    if teams.fleet.spans.is_on:
+        app.add_middleware(RequestSpans, spans=teams.fleet.spans)
     return app

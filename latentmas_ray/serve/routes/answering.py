@@ -21,6 +21,7 @@ from latentmas_ray.serve.conversations.turn import conversation_turn
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, ReplyEvent, TeamAnswer, TextPiece
 from latentmas_ray.serve.teams.settings import TeamRequest
+from latentmas_ray.serve.tracing import with_spans
 
 _T = TypeVar("_T")
 CLIENT_LEFT = 499
@@ -139,7 +140,7 @@ class HttpQuestions:
         """Wait for a place in the queue, then ask. What is opened is closed with `stack`."""
         turn = stack.enter_context(conversation_turn(self.endpoint.conversations, self.conversation))
         await stack.enter_async_context(self.endpoint.admit(self.request, self.asked))
-        asked = await turn.prepare(self.asked)
+        asked = with_spans(self.request, await turn.prepare(self.asked))
         return [await stack.enter_async_context(self.endpoint.teams.ask(one)) for one in asked]
 
     async def _stream(

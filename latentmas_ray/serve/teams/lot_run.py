@@ -48,6 +48,7 @@ class LotRun:
                 stop=first.stop,
                 withdrawn=self._withdrawn,
                 given=first.given,
+                requests={one.question.id: one.request.span for one in self._lot.replies if one.request.span},
             )
             self._start_records(call.request.settings.sampling.max_new_tokens)
             async with aclosing(self._fleet.arun(call)) as results:

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.system.serving import CallSettings
 from latentmas_ray.tasks.question import Question
+
+if TYPE_CHECKING:
+    from latentmas_ray.runs.otel import RequestSpan
 
 OWNER = "latentmas"
 
@@ -22,6 +26,7 @@ class TeamRequest:
     trace: bool = False  # the reply has what every agent does
     given: GivenMemory | None = None  # of its conversation: all agents read it first
     given_tokens: int = 0  # of it
+    span: "RequestSpan | None" = None  # of the HTTP request, if spans are exported
     on_answer: Callable[[Sequence[str]], None] | None = None  # gets the texts of the answer
 
     @property

@@ -1,8 +1,9 @@
 """One started runtime that serves several topologies and methods."""
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.choices import RUN_METHODS
@@ -18,8 +19,12 @@ from latentmas_ray.system.make_runtime import make_metrics
 from latentmas_ray.system.serving.call_settings import CallSettings
 from latentmas_ray.system.serving.stand_ins import find_stand_ins
 from latentmas_ray.system.setup import Setup
+from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology
+
+if TYPE_CHECKING:
+    from latentmas_ray.runs.otel import RequestSpan
 
 MakeSink = Callable[[MetricSink | None], MetricSink | None]
 MOST_BATCHES = 1024  # for the number of actors that work at the same time
@@ -90,7 +95,14 @@ class Fleet:
         full = name if method == "latent" else f"{name}/{method}"
         if full in self.models:
             raise ConfigError("topologies", topology, f"another topology is called {name}, too; give it another name")
+        if self.models:
+            setup.spans = self.spans  # one thread delivers those of all
         self.models[full] = TeamVariant(full, setup)
+
+    @property
+    def spans(self) -> SpanCalls:
+        """Where the spans of all models go."""
+        return next(iter(self.models.values())).setup.spans
 
     def start(self) -> RuntimeInfo:
         """Start the actors and load the models, unless they are there. Raises the errors of `Runtime.start`."""
@@ -107,12 +119,14 @@ class Fleet:
         stop: Sequence[str] = (),
         withdrawn: WithdrawnQuestions | None = None,
         given: GivenMemory | None = None,
+        requests: "Mapping[str, RequestSpan] | None" = None,
     ) -> Call:
         """Return the call that answers these questions as one batch. `streamed` are the ids of those whose texts the
         observer gets as they are written, `stop` texts that end an answer; `given` is memory that all agents read
-        first. Raises InputError kinds for settings that the model cannot do."""
+        first, `requests` are, by question, the spans of those that have asked it. Raises InputError kinds for settings
+        that the model cannot do."""
         more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "given": given, "warns": False}
-        return model.setup.call_with(settings.changes(), questions, observer=observer, **more)
+        return model.setup.call_with(settings.changes(), questions, observer=observer, requests=requests, **more)
 
     async def arun(self, call: Call) -> AsyncGenerator[Result, None]:
         """Yield the results of a call; see `LiveRuntime.arun`."""
