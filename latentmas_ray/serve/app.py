@@ -18,8 +18,9 @@ from latentmas_ray.serve.tracing import RequestSpans
 def make_app(
     teams: ServedTeams, limits: ServeLimits | None = None, *, loads: bool = True, metrics: ServeMetrics | None = None
 ) -> FastAPI:
-    """Return the application that serves these teams. It closes them when it ends; if it `loads`, it starts them before
-    it takes requests, else the caller does. `app.state.endpoint` is its `Endpoint`."""
+    """Return the application that serves these teams. It closes them, or those that have replaced them, when it ends; if
+    it `loads`, it starts them before it takes requests, else the caller does. `app.state.endpoint` is its
+    `Endpoint`."""
     limits = limits or ServeLimits()
 
     @asynccontextmanager
@@ -30,8 +31,7 @@ def make_app(
             app.state.endpoint.conversations.drop_old()  # its metrics are there from the start
             yield
         finally:
-            await app.state.endpoint.conversations.aclose()
-            await teams.aclose()
+            await app.state.endpoint.aclose()
 
     app = FastAPI(title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.endpoint = Endpoint(teams, limits, metrics or teams.metrics)
