@@ -18,9 +18,8 @@ from latentmas_ray.serve.tracing import RequestSpans
 def make_app(
     teams: ServedTeams, limits: ServeLimits | None = None, *, loads: bool = True, metrics: ServeMetrics | None = None
 ) -> FastAPI:
-    """Return the application that serves these teams. It closes them, or those that have replaced them, when it ends; if
-    it `loads`, it starts them before it takes requests, else the caller does. `app.state.endpoint` is its
-    `Endpoint`."""
+    """Return the application that serves these teams. It closes them, or those that replaced them, when it ends; if it
+    `loads`, it starts them before it takes requests, else the caller does. `app.state.endpoint` is its `Endpoint`."""
     limits = limits or ServeLimits()
 
     @asynccontextmanager

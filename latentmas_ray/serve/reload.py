@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.errors import ConfigError, LatentMASError, TopologyError
+from latentmas_ray.errors import ConfigError, LatentMASError
 from latentmas_ray.paths import expand_home
 from latentmas_ray.serve.teams.endpoint import Endpoint
-from latentmas_ray.topology import BUILTIN
+from latentmas_ray.system.serving import is_topology_file
 from latentmas_ray.topology.marked_yaml import MarkedYAML
 
-_FORM = "it must be a list of built-in topologies and FILE.yaml, each on a line that begins with `- `"
+_FORM = "it must have `topologies:`, and below it built-in ones and FILE.yaml, each on a line that begins with `- `"
 _MAX_BYTES = 100_000
 
 
@@ -25,12 +25,13 @@ class TopologyList:
     change."""
 
     def __init__(self, names: Sequence[str], path: str | None) -> None:
-        """`path` is a YAML file with a list of names and files; files are relative to its folder."""
+        """`path` is a YAML file, whose `topologies` is a list of names and files; files are relative to its folder."""
         self._names = tuple(names)
         self._path = None if path is None else Path(expand_home("topologies_file", path)).absolute()
 
     def read(self) -> tuple[str, ...]:
-        """Return them. Raises ConfigError for a file that cannot be read or has another form."""
+        """Return them. Raises ConfigError for a file that cannot be read or has another form, TopologyError if it is no
+        YAML."""
         return (*self._names, *(() if self._path is None else _read(self._path)))
 
 
@@ -89,9 +90,11 @@ def _read(path: Path) -> list[str]:
         raise refused(str(path), f"it must have at most {_MAX_BYTES} bytes")
     try:
         data = MarkedYAML.read(content.decode(), str(path)).data
-    except (TopologyError, UnicodeDecodeError) as error:
-        raise refused(str(path), f"{_FORM}; {' '.join(str(error).split())}") from None
-    if not isinstance(data, list) or not all(isinstance(one, str) and one.strip() for one in data):
-        raise refused(str(path), _FORM)
-    names = [one.strip() for one in data]
-    return [name if name in BUILTIN else str(path.parent / Path(name).expanduser()) for name in names]
+    except UnicodeDecodeError:
+        raise refused(str(path), "it must be text in UTF-8") from None
+    if more := sorted(data.keys() - {"topologies"}):
+        raise refused(f"{path}: {more[0]}", _FORM)
+    names = data.get("topologies")
+    if not isinstance(names, list) or not all(isinstance(one, str) and one.strip() for one in names):
+        raise refused(f"{path}: topologies", _FORM)
+    return [str(path.parent / Path(one).expanduser()) if is_topology_file(one) else one for one in names]

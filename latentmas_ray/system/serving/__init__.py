@@ -2,7 +2,7 @@
 
 from latentmas_ray.system.serving.call_settings import CallSettings
 from latentmas_ray.system.serving.exchanges import Exchange, add_exchange, first_exchanges, given_first, why_not_kept
-from latentmas_ray.system.serving.fleet import Fleet, TeamVariant
+from latentmas_ray.system.serving.fleet import Fleet, TeamVariant, is_topology_file
 from latentmas_ray.system.serving.text_growth import TextGrowth
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "add_exchange",
     "first_exchanges",
     "given_first",
+    "is_topology_file",
     "why_not_kept",
 ]

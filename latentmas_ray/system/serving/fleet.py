@@ -18,7 +18,7 @@ from latentmas_ray.system.serving.shared_actors import MakeSink, SharedActors
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import Topology
+from latentmas_ray.topology import Topology, load_topology
 
 if TYPE_CHECKING:
     from latentmas_ray.runs.otel import RequestSpan
@@ -84,8 +84,10 @@ class Fleet:
         changed = config.model_copy(update={"topology": topology, "method": method})
         if self.models or self._spans is not None:  # what does nothing is said once, of the first
             changed = RunConfig.model_construct(set(), **dict(changed))
+        # A file is read now: what it is later concerns nothing before the next fleet.
+        own = load_topology(topology) if is_topology_file(topology) else None
         try:
-            setup = Setup(changed, None, None, observer, {})
+            setup = Setup(changed, None, own, observer, {})
         except TopologyError:
             if method != "latent":
                 raise
@@ -140,6 +142,11 @@ class Fleet:
         self._actors.live.close()
         for model in self.models.values():
             model.setup.spans.close()
+
+
+def is_topology_file(topology: str) -> bool:
+    """Whether this is the path of a file, and not the name of a built-in topology."""
+    return topology.lower().endswith((".yaml", ".yml"))
 
 
 def topology_name(topology: str) -> str:
