@@ -183,16 +183,8 @@ def build_turn(
     `read_by` are the agents that read its segment; with `keeps_memory` the result contains that. `translated` are the
     agents with another model whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot
     be rendered."""
-    transfer_modes, translated = transfer_modes or {}, translated or {}
-    reads = topology.memory_read_by(agent.name)
-    is_recomputed = "recompute" in transfer_modes.values()  # most runs have none, and this is asked for every turn
-    names = agents_of(reads) if is_recomputed else ()
-    recomputed = frozenset(name for name in names if transfer_modes.get(name) == "recompute").union(translated)
-    if given is not None and given.is_first:
-        reads = tuple(one.after(given.reads) for one in reads) or given.reads
-        recomputed |= given.recomputed
-    elif given is not None:
-        reads, recomputed, translated = given.reads, given.recomputed, {}
+    transfer_modes = transfer_modes or {}
+    reads, recomputed, translated = _reads(topology, agent, transfer_modes, translated or {}, given)
     contexts = _contexts(topology, agent, batch, texts, fallbacks or {}, given)
     steps = _latent_steps(agent, settings)
     return TurnRequest(
@@ -231,6 +223,26 @@ def build_turn(
 
 def _streamed(settings: DriverSettings, batch: Batch) -> frozenset[str]:
     return settings.streamed and settings.streamed & {question.id for question in batch.open_questions}
+
+
+def _reads(
+    topology: Topology,
+    agent: Agent,
+    transfer_modes: Mapping[str, SentAs],
+    translated: Mapping[str, str],
+    given: GivenMemory | None,
+) -> tuple[tuple[AgentMemory, ...], frozenset[str], Mapping[str, str]]:
+    """Return what an agent reads, which of it arrives as recompute inputs, and the models of what is translated."""
+    if given is not None and not given.is_first:
+        return given.reads, given.recomputed, {}
+    reads = topology.memory_read_by(agent.name)
+    is_recomputed = "recompute" in transfer_modes.values()  # most runs have none, and this is asked for every turn
+    names = agents_of(reads) if is_recomputed else ()
+    recomputed = frozenset(name for name in names if transfer_modes.get(name) == "recompute").union(translated)
+    if given is not None:
+        reads = tuple(one.after(given.reads) for one in reads) or given.reads
+        recomputed |= given.recomputed
+    return reads, recomputed, translated
 
 
 def _contexts(

@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
     from latentmas_ray.models.chat import ChatTokenizer
     from latentmas_ray.models.given import GivenModel
-    from latentmas_ray.runs.otel import RequestSpan
 
 QuestionLike = str | Mapping[str, Any] | Question
 
@@ -166,21 +165,17 @@ class Setup:
         return self._chats[one]
 
     def call_with(
-        self,
-        changes: Mapping[str, Any],
-        questions: Sequence[Question],
-        *,
-        observer: Observer | None,
-        requests: "Mapping[str, RequestSpan] | None" = None,
-        **more: Any,
+        self, changes: Mapping[str, Any], questions: Sequence[Question], *, observer: Observer | None, **more: Any
     ) -> Call:
-        """Return a call with `changes` to the configuration; `plan_call` gets `more`. `requests` are, by question, the
-        spans of those that have asked it. Raises InputError kinds."""
+        """Return a call with `changes` to the configuration; `plan_call` gets `more`, but for `requests`: by question,
+        the spans of those that have asked it. Raises InputError kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config) if changes else self.topology
         self._check_models(config, topology)
         checked = self._controlled(questions, config.memory, topology)
-        observers = Observers(observer, self._observer, self.spans.observer(config, topology, checked, requests))
+        observers = Observers(
+            observer, self._observer, self.spans.observer(config, topology, checked, more.pop("requests", None))
+        )
         return plan_call(config, topology, checked, observer=observers, **more)
 
     def _given_of(self, memory: "Memory") -> GivenMemory:

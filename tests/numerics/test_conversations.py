@@ -17,7 +17,7 @@ from latentmas_ray.serve.api.errors import ApiError
 from latentmas_ray.serve.conversations.asked import ConversationAsked
 from latentmas_ray.serve.conversations.limits import ConversationLimits
 from latentmas_ray.serve.conversations.store import ConversationStore, KeptConversation
-from latentmas_ray.system.serving import Exchange
+from latentmas_ray.system.serving import ChatExchange
 from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.prompts import render_prompt
@@ -210,7 +210,7 @@ class Talk:
     async def turn(self, name: str, *said: str) -> int:
         """Ask the next question after these exchanges, all answered with 8; return the tokens that were kept."""
         question = Question(id="q", question="And now?", kind="text", gold=None, record={})
-        exchanges = tuple(Exchange(one, "8") for one in said)
+        exchanges = tuple(ChatExchange(one, "8") for one in said)
         asked = ConversationAsked(id=name, key="-", model=TEAM, system="", exchanges=exchanges, question=question)
         kept = self.store.begin(asked)
         try:

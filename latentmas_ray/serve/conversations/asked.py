@@ -8,7 +8,7 @@ from latentmas_ray.serve.api.errors import ApiError, bad_field
 from latentmas_ray.serve.api.messages import without_thoughts
 from latentmas_ray.serve.api.requests import ChatRequest
 from latentmas_ray.serve.conversations.limits import ConversationLimits
-from latentmas_ray.system.serving import Exchange
+from latentmas_ray.system.serving import ChatExchange
 from latentmas_ray.tasks.question import Question
 
 PARAM = "latentmas.conversation"
@@ -22,7 +22,7 @@ class ConversationAsked:
     key: str  # the name of the caller's key
     model: str
     system: str
-    exchanges: tuple[Exchange, ...]  # before the question
+    exchanges: tuple[ChatExchange, ...]  # before the question
     question: Question
 
     @property
@@ -30,9 +30,9 @@ class ConversationAsked:
         """The question without the messages before it, which the agents have in memory."""
         return replace(self.question, earlier=())
 
-    def exchange(self, answer: str) -> Exchange:
+    def exchange(self, answer: str) -> ChatExchange:
         """The exchange that this answer makes."""
-        return Exchange.of(self.question.question, without_thoughts(answer))
+        return ChatExchange.of(self.question.question, without_thoughts(answer))
 
 
 def caller_of(request: Request) -> str:
@@ -69,13 +69,13 @@ def refuse_conversation(name: str | None) -> None:
         raise ApiError(400, f"{PARAM}: it is for /v1/chat/completions, which has messages", PARAM, "invalid_value")
 
 
-def _exchanges(question: Question) -> tuple[Exchange, ...]:
+def _exchanges(question: Question) -> tuple[ChatExchange, ...]:
     """The messages before the question, which alternate and end with an answer, in pairs."""
     exchanges, user = [], ""
     for message in question.earlier:
         if message.role == "user":
             user = message.content
         else:
-            exchanges.append(Exchange.of(user, message.content))
+            exchanges.append(ChatExchange.of(user, message.content))
             user = ""
     return tuple(exchanges)

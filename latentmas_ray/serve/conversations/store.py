@@ -21,7 +21,7 @@ from latentmas_ray.serve.api.errors import ApiError, bad_field
 from latentmas_ray.serve.conversations.asked import PARAM, ConversationAsked
 from latentmas_ray.serve.conversations.limits import ConversationLimits
 from latentmas_ray.serve.conversations.metrics import ConversationMetrics
-from latentmas_ray.system.serving import Exchange, Fleet, TeamVariant, add_exchange, first_exchanges, why_not_kept
+from latentmas_ray.system.serving import ChatExchange, Fleet, TeamVariant, add_exchange, first_exchanges, why_not_kept
 
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
@@ -37,7 +37,7 @@ class KeptConversation:
     key: str
     model: str
     system: str
-    exchanges: tuple[Exchange, ...] = ()
+    exchanges: tuple[ChatExchange, ...] = ()
     memory: "Memory | None" = None
     used_at: float = 0.0
     is_busy: bool = False  # a question is being answered
@@ -109,7 +109,7 @@ class ConversationStore:
             self._drop_too_much()
 
     async def remember(
-        self, conversation: KeptConversation, exchanges: tuple[Exchange, ...]
+        self, conversation: KeptConversation, exchanges: tuple[ChatExchange, ...]
     ) -> "tuple[Memory | None, int]":
         """Return the memory of these exchanges, with which the conversation begins, and how many tokens of it were
         kept; the rest is computed now. Raises the errors of a run."""
@@ -125,7 +125,7 @@ class ConversationStore:
         await self._complete(conversation)
         return conversation.memory, num_tokens
 
-    def add(self, conversation: KeptConversation, exchange: Exchange) -> None:
+    def add(self, conversation: KeptConversation, exchange: ChatExchange) -> None:
         """Add an answered question; its memory is computed after that, while nobody waits for it."""
         conversation.exchanges += (exchange,)
         if len(conversation.exchanges) < self._limits.max_exchanges:  # else no turn can follow

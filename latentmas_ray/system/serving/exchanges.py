@@ -30,14 +30,14 @@ _SEGMENT: Final = "exchange {}"  # with a space, which no agent's name has
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ChatExchange:
     """A user's message and its answer."""
 
     user: str
     assistant: str
 
     @classmethod
-    def of(cls, user: str, assistant: str) -> "Exchange":
+    def of(cls, user: str, assistant: str) -> "ChatExchange":
         """Space around the texts does not count: clients send answers back without it."""
         return cls(user.strip(), assistant.strip())
 
@@ -51,7 +51,7 @@ def why_not_kept(fleet: Fleet, model: TeamVariant) -> str:
     return f"its agents have several models ({', '.join(sorted(names))})" if len(names) > 1 else ""
 
 
-async def add_exchange(fleet: Fleet, memory: "Memory | None", exchange: Exchange) -> "Memory":
+async def add_exchange(fleet: Fleet, memory: "Memory | None", exchange: ChatExchange) -> "Memory":
     """Return the memory of a conversation with one more exchange; `memory` is that of those before, None if there are
     none. Raises QuestionsFailedError for texts that are too long, and the errors of a run."""
     call = await asyncio.to_thread(_plan, fleet, memory, exchange)
@@ -86,7 +86,7 @@ def _reader(topology: Topology) -> str | None:
     return next((agent.name for agent in topology.agents if agent.thinks == "latent"), None)
 
 
-def _plan(fleet: Fleet, memory: "Memory | None", exchange: Exchange) -> Call:
+def _plan(fleet: Fleet, memory: "Memory | None", exchange: ChatExchange) -> Call:
     first = next(iter(fleet.models.values()))
     name = _reader(first.topology)
     assert name is not None, "why_not_kept comes first"
