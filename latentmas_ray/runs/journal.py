@@ -12,7 +12,6 @@ summary.json     the summary, written when the run has finished
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -169,9 +168,8 @@ class Journal:
                 self._answers.update((answer.id, answer) for answer in answers)
                 self._digests.update((answer.id, _digest(row)) for answer, row in zip(answers, rows, strict=True))
             if failures:
-                append_durably(
-                    self.folder / FAILURES_NAME, b"".join(encode_row(asdict(failure)) for failure in failures)
-                )
+                rows = [encode_row(failure.to_row()) for failure in failures]
+                append_durably(self.folder / FAILURES_NAME, b"".join(rows))
                 self._failures += failures
         except OSError as error:
             raise RunError(f"results cannot be written to {self.folder}: {error.strerror or error}") from error

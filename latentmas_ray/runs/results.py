@@ -267,6 +267,11 @@ class Failure:
     error: str
     too_long: bool = False  # it needs more positions than the model has: another try ends alike
 
+    def to_row(self) -> dict[str, Any]:
+        """The object of one line of failures.jsonl."""
+        row = asdict(self)
+        return row if self.too_long else {key: row[key] for key in row if key != "too_long"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferStats:

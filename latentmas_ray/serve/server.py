@@ -7,6 +7,7 @@ second one stops at once.
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,6 +21,7 @@ from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.units import format_seconds
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the usual 60 s of proxies, which else reuse a connection that is closed
+_TICKS_PER_SECOND = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,12 +35,27 @@ class DrainingServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle the signals that end it; they are not raised again, since the end was in order."""
-        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        if threading.current_thread() is not threading.main_thread():  # others cannot handle any
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._handle_signals()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _handle_signals(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self.handle_exit)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second, take the signals again: Ray, which may connect in another thread at any time, handles SIGTERM
+        below Python and ends the process 3 s later."""
+        if counter % _TICKS_PER_SECOND == 0 and threading.current_thread() is threading.main_thread():
+            self._handle_signals()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain, or stop at once at the second signal."""

@@ -62,6 +62,11 @@ class ServedTeams:
         """Questions that agents work on."""
         return len(self._lot_of)
 
+    @property
+    def num_lots(self) -> int:
+        """Batches whose run is not over."""
+        return len(self._tasks)
+
     async def start(self) -> RuntimeInfo:
         """Start the actors and load the models. Raises the errors of `Runtime.start`."""
         self._info = await asyncio.to_thread(self._load)

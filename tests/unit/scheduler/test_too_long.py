@@ -27,7 +27,7 @@ def test_the_others_go_on_together(name: str, which: int, is_synchronous: bool) 
     runtime = refusing(agent, "q1", "q3")
     runtime.is_synchronous = is_synchronous
     answers, failures = run_all(runtime, ALL[name], make_questions(8), batch_size=4)
-    assert failures == [Failure(id=one, agent=agent, error=f"{one} is too long") for one in ("q1", "q3")]
+    assert failures == [Failure(id=one, agent=agent, error=f"{one} is too long", too_long=True) for one in ("q1", "q3")]
     assert sorted(answers) == ["q0", "q2", "q4", "q5", "q6", "q7"]
     tried = [work.question_ids for work in runtime.works if work.agent == agent]
     assert sorted(set(tried)) == [("q0", "q1", "q2", "q3"), ("q0", "q2"), ("q4", "q5", "q6", "q7")]

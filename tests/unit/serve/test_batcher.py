@@ -1,0 +1,128 @@
+"""Questions collect while the thinking agents are busy, and start at once when they are not."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.run_events import TurnFinished
+from latentmas_ray.serve.teams.batcher import Batcher, Lot, Stages
+from latentmas_ray.serve.teams.reply import Reply
+from latentmas_ray.serve.teams.settings import TeamRequest
+from latentmas_ray.system.serving import CallSettings
+from latentmas_ray.tasks.question import Question
+
+CHAIN = Stages(roots=frozenset({"planner"}), thinkers=frozenset({"planner", "critic"}), replicas=1)
+WRITERS = Stages(roots=frozenset(), thinkers=frozenset(), replicas=1)
+
+
+@dataclass
+class Line:
+    """A batcher whose lots do not run by themselves."""
+
+    most: int = 8
+    stages: Stages = CHAIN
+    started: list[Lot] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.batcher = Batcher(self._stages_of, self.started.append, self.most)
+
+    def add(self, *ids: str, model: str = "chain", **settings: Any) -> list[Reply]:
+        replies = [make_reply(name, model, **settings) for name in ids]
+        for reply in replies:
+            self.batcher.add(reply)
+        return replies
+
+    @property
+    def lots(self) -> list[list[str]]:
+        return [[reply.question.id for reply in lot.replies] for lot in self.started]
+
+    def finish_turn(self, lot: int, agent: str) -> None:
+        event = TurnFinished(report=TurnResult(agent=agent, prompt_tokens=(1,)))
+        self.batcher.note(self.started[lot], event)
+
+    def _stages_of(self, reply: Reply) -> Stages:
+        return WRITERS if reply.request.model == "text" else self.stages
+
+
+def make_reply(name: str, model: str, **settings: Any) -> Reply:
+    question = Question(id=name, question="?", kind="text", gold=None, record={})
+    request = TeamRequest(model=model, question=question, settings=CallSettings(**settings))
+    return Reply(request, question, lambda reply: None)
+
+
+def test_a_question_starts_at_once_and_those_that_come_meanwhile_go_together() -> None:
+    line = Line()
+    line.add("a", "b", "c")
+    assert line.lots == [["a"]]
+    line.finish_turn(0, "planner")
+    assert line.lots == [["a"], ["b", "c"]]
+    line.add("d")
+    assert line.batcher.num_waiting == 1
+
+
+def test_a_full_pipeline_holds_the_first_agents_back() -> None:
+    """Two agents think: a third batch starts when the first one's thinking is over, not only its first agent's."""
+    line = Line()
+    for name in ("a", "b", "c"):
+        line.add(name)
+        line.finish_turn(len(line.started) - 1, "planner")
+    assert line.lots == [["a"], ["b"], ["c"]]  # two, and one that waits in front of the second agent
+    line.add("d")
+    assert line.batcher.num_waiting == 1
+    line.finish_turn(0, "critic")
+    assert line.lots[-1] == ["d"]
+
+
+def test_the_end_of_a_lot_makes_room_whatever_its_turns_said() -> None:
+    line = Line()
+    line.add("a", "b")
+    line.batcher.finish(line.started[0])
+    assert line.lots == [["a"], ["b"]]
+    assert line.batcher.num_lots == 1
+
+
+def test_only_equal_settings_go_together_oldest_first() -> None:
+    line = Line()
+    line.add("a")
+    line.add("b", temperature=0.5)
+    line.add("c")
+    line.add("d", temperature=0.5)
+    line.finish_turn(0, "planner")
+    assert line.lots == [["a"], ["b", "d"]]
+    line.finish_turn(1, "planner")
+    assert line.lots[2:] == [["c"]]
+
+
+def test_equal_ids_and_full_batches_go_apart() -> None:
+    line = Line(most=2)
+    line.add("a")
+    line.add("b", "b", "c", "d")
+    line.finish_turn(0, "planner")
+    assert line.lots[1:] == [["b", "c"]]
+    line.finish_turn(1, "planner")
+    assert line.lots[2:] == [["b", "d"]]
+
+
+def test_texts_that_are_written_question_by_question_wait_for_nothing() -> None:
+    line = Line()
+    line.add("a", "b")
+    line.add("x", "y", model="text")
+    assert line.lots == [["a"], ["x"], ["y"]]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_replica_of_the_first_agent_gets_a_lot(replicas: int) -> None:
+    line = Line(stages=Stages(roots=CHAIN.roots, thinkers=CHAIN.thinkers, replicas=replicas))
+    line.add("a", "b", "c", "d")
+    assert len(line.started) == replicas
+
+
+def test_a_question_that_is_given_up_does_not_start() -> None:
+    line = Line()
+    _, b = line.add("a", "b")
+    assert line.batcher.remove(b)
+    assert not line.batcher.remove(b)
+    line.finish_turn(0, "planner")
+    assert line.lots == [["a"]]
