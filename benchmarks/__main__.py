@@ -20,6 +20,7 @@ from benchmarks.keep.command import keep
 from benchmarks.keep.settings import KeepBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
+from benchmarks.serving.command import equality, faults
 from benchmarks.thoughts.command import thoughts
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
@@ -33,7 +34,12 @@ _SETTINGS = (
     ScalingBenchSettings,
     SimulationSettings,
 )
-_OWN_FIELDS = {"document", "other_batch_size", *signature(thoughts).parameters}
+_WITHOUT_SETTINGS = (thoughts, equality, faults)
+_OWN_FIELDS = {
+    "document",
+    "other_batch_size",
+    *(name for command in _WITHOUT_SETTINGS for name in signature(command).parameters),
+}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
 app = typer.Typer(
@@ -46,6 +52,8 @@ app.command("abstractions")(abstractions)
 app.command("engine")(engine)
 app.command("errors")(errors)
 app.command("scaling")(scaling)
+app.command("serve-equality")(equality)
+app.command("serve-faults")(faults)
 app.command("thoughts")(thoughts)
 app.command("keep")(keep)
 

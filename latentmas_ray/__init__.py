@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RunEvent,
         RunProgress,
         RunStarted,
+        TextWritten,
         TurnFinished,
         TurnRepeated,
     )
@@ -78,6 +79,7 @@ _HOMES = {
     "SeedsSummary": "runs.multi_seed",
     "SegmentError": "errors",
     "Summary": "runs.results",
+    "TextWritten": "runs.run_events",
     "Topology": "topology.agent",
     "TopologyError": "errors",
     "TurnFinished": "runs.run_events",
@@ -117,6 +119,7 @@ __all__ = [
     "SeedsSummary",
     "SegmentError",
     "Summary",
+    "TextWritten",
     "Topology",
     "TopologyError",
     "TurnFinished",

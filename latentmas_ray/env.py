@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
-Requirement = Literal["browser", "gpu", "multinode", "real", "slow", "vllm"]
+Requirement = Literal["browser", "clients", "gpu", "multinode", "real", "serve", "slow", "vllm"]
 OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
@@ -87,6 +87,16 @@ def otlp_protocol() -> OtlpProtocol:
                 return known
             raise ConfigError(name, text, f"it must be {' or '.join(_PROTOCOLS)}")
     return "http/protobuf"
+
+
+def client_api_key() -> str | None:
+    """Return the key with which this process asks a server, from LATENTMAS_API_KEY; None without one. Raises
+    ConfigError, which does not show it."""
+    name = "LATENTMAS_API_KEY"
+    text = os.environ.get(name, "").strip()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ConfigError(name, "***", "it must be one word of ASCII characters, as the server's file of keys has it")
+    return text or None
 
 
 def captures_message_content() -> bool:

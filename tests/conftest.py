@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from latentmas_ray.vllm.installed import obstacle as vllm_obstacle
 
 TESTS = Path(__file__).parent
 # Several nodes come before Ray: of two processes one would have nothing else to do at the end than their one long file.
-FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "real", "ray", "vllm", "gpu")
-MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "real", "vllm", "gpu"})
+FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "real", "serve", "ray", "vllm", "gpu")
+MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "real", "serve", "vllm", "gpu"})
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -31,10 +32,13 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A machine that is busy with tests is no reason to end Ray Serve's proxy.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
     "RAY_prestart_worker_first_driver": "0",  # most tests have fewer actors than Ray would start workers for them
 }
 # A developer's own settings must not send the tests to another cluster or change what they compute.
-UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
+UNSET = ("RAY_ADDRESS", "LATENTMAS_API_KEYS", "LATENTMAS_TORCH_THREADS")
 
 # Read by torch and transformers when they are first imported, here and in every process that a test starts. A folder's
 # own conftest may import them before `pytest_configure` is called.
@@ -177,11 +181,24 @@ def _real_obstacle(config: pytest.Config) -> str | None:
     return obstacle(config.stash[USER_CACHE] / "real_model")
 
 
+def _serve_obstacle(_: pytest.Config) -> str | None:
+    packages = ("fastapi", "uvicorn", "openai", "grpc_reflection")  # the last one is of ray[serve] alone
+    missing = [name for name in packages if find_spec(name) is None]
+    return f"{', '.join(missing)} is not installed (the extra serve)" if missing else None
+
+
+def _clients_obstacle(_: pytest.Config) -> str | None:
+    python = TESTS / "serve/clients/.venv/bin/python"
+    return None if python.exists() else "the clients are not installed (make clients)"
+
+
 OBSTACLES: dict[Requirement, Callable[[pytest.Config], str | None]] = {
     "browser": _browser_obstacle,
+    "clients": _clients_obstacle,
     "gpu": _gpu_obstacle,
     "multinode": _multinode_obstacle,
     "real": _real_obstacle,
+    "serve": _serve_obstacle,
     "vllm": _vllm_obstacle,
 }
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from benchmarks.scaling.timer_runner import TurnStamps
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.engine.turn import OnTokens, TurnRequest
 from latentmas_ray.scheduler.protocol import Event, Runtime, RuntimeInfo, TurnDone, TurnHandle
 
 CALLS = ("submit", "poll", "free_segments")
@@ -47,7 +47,7 @@ class TimedRuntime:
         """Start the wrapped runtime."""
         return self._runtime.start()
 
-    def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
+    def submit(self, work: TurnRequest, segments: Mapping[str, Any], on_tokens: OnTokens | None = None) -> TurnHandle:
         """Submit a turn and record when."""
         times = self.turns[work.batch, work.agent] = TurnTimes(time.time())
         with self._measured("submit"):

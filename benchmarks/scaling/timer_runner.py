@@ -11,7 +11,7 @@ import torch
 
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import OnTokens, Prompt, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.segment import LATENT
 
@@ -59,7 +59,12 @@ class TimerRunner:
         self._idle_since = time.time()
 
     def run(
-        self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
+        self,
+        work: TurnRequest,
+        memory: Incoming,
+        *,
+        outgoing: Outgoing | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
         """Absorb the memory, sleep, and return a segment or a text with the times."""
         begun = time.time()

@@ -27,7 +27,7 @@ from latentmas_ray.topology.prompts import RenderedPrompts
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeamAnswer:
+class BenchAnswer:
     """The answer to one question, graded."""
 
     id: str
@@ -119,12 +119,12 @@ class SharedMemoryTeam:
             cosines=tuple(cosines),
         )
 
-    def answer(self, memory: TeamMemory | None, control: str) -> list[TeamAnswer]:
+    def answer(self, memory: TeamMemory | None, control: str) -> list[BenchAnswer]:
         """Let the answering agent answer all questions from what is handed over under that control; None for `none`."""
         topology = self.topology_of(control)
         questions = mismatch_memory(self.questions) if control == "deranged" else self.questions
         settings = self._settings({})
-        answers: list[TeamAnswer] = []
+        answers: list[BenchAnswer] = []
         for batch in plan_batches(questions, self._config.batch_size):
             rows = range(len(answers), len(answers) + len(batch.questions))
             segments = {} if memory is None else {name: take(one, rows) for name, one in memory.segments.items()}
@@ -161,7 +161,7 @@ def shares_memory(topology: Topology) -> bool:
     )
 
 
-def save_answers(path: Path, settings: Mapping[str, object], answers: Sequence[TeamAnswer], **more: object) -> None:
+def save_answers(path: Path, settings: Mapping[str, object], answers: Sequence[BenchAnswer], **more: object) -> None:
     """Write answers, and the settings that they were made with, as JSON: whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"settings": settings, **more, "answers": [asdict(answer) for answer in answers]})
@@ -180,9 +180,9 @@ def read_answers(path: Path, settings: Mapping[str, object]) -> dict[str, float]
     return {answer["id"]: float(bool(answer["correct"])) for answer in found["answers"]}
 
 
-def _graded(question: Question, text: str, num_tokens: int) -> TeamAnswer:
+def _graded(question: Question, text: str, num_tokens: int) -> BenchAnswer:
     found = grade(question, text)
-    return TeamAnswer(
+    return BenchAnswer(
         id=question.id,
         text=text,
         prediction=found.prediction,

@@ -17,7 +17,7 @@ from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import OnTokens, Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
@@ -92,7 +92,12 @@ class TimestampedRunner:
         return self._runner.measure_prefill(num_tokens)
 
     def run(
-        self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
+        self,
+        work: TurnRequest,
+        memory: Incoming,
+        *,
+        outgoing: Outgoing | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
         """Execute one turn."""
         incoming = _TimedIncoming(memory)

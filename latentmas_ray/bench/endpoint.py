@@ -23,7 +23,7 @@ _NUM_THOUGHTS = 40  # at the end of a segment, if it is long enough
 _SPARE_SLOTS = 64  # a cache has room for more than its tokens
 
 
-class Endpoint:
+class TransferEndpoint:
     """Sends or receives segments of one KV shape, as an agent does."""
 
     def __init__(self, spec: KVCacheSpec, transport: Transport, num_threads: int, key: RunKey) -> None:

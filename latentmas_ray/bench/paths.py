@@ -6,7 +6,7 @@ from functools import partial
 
 from latentmas_ray.actors.bench_actor import BenchActorHandle, BenchNode
 from latentmas_ray.authentication import RunKey
-from latentmas_ray.bench.endpoint import Endpoint
+from latentmas_ray.bench.endpoint import TransferEndpoint
 from latentmas_ray.bench.link_limits import NUM_THREADS
 from latentmas_ray.bench.timings import TransferSample
 from latentmas_ray.engine.turn import Link
@@ -50,8 +50,8 @@ class InProcessPath(TransferPath):
 
     def __init__(self, spec: KVCacheSpec, transport: Transport) -> None:
         key = RunKey.generate()
-        self._sender = Endpoint(spec, transport, num_threads(), key)
-        self._receiver = Endpoint(spec, transport, num_threads(), key)
+        self._sender = TransferEndpoint(spec, transport, num_threads(), key)
+        self._receiver = TransferEndpoint(spec, transport, num_threads(), key)
 
     def prepare(self, num_tokens: int) -> None:
         self._sender.prepare(num_tokens, is_sender=True, with_buffers=False)
@@ -80,7 +80,7 @@ class TwoActorPath(TransferPath):
 
     def __init__(self, spec: KVCacheSpec, transport: Transport, sender: BenchNode, receiver: BenchNode) -> None:
         self.link = "same_node" if sender == receiver else "cross_node"
-        make = partial(Endpoint, spec, transport, num_threads(), RunKey.generate())
+        make = partial(TransferEndpoint, spec, transport, num_threads(), RunKey.generate())
         self._sender = BenchActorHandle(make, sender.node_id)
         self._receiver = BenchActorHandle(make, receiver.node_id)
         self._offset = 0.0

@@ -27,6 +27,7 @@ from latentmas_ray.cli.commands.pages.vote import vote
 from latentmas_ray.cli.commands.plan import plan
 from latentmas_ray.cli.commands.presets import presets
 from latentmas_ray.cli.commands.serving.key import serve_key
+from latentmas_ray.cli.commands.serving.mcp import mcp
 from latentmas_ray.cli.commands.serving.serve import serve
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
@@ -50,6 +51,7 @@ app.command("presets")(presets)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("memory")(memory)
+app.command("mcp")(mcp)
 app.command("results")(results)
 app.command("report")(report)
 app.command("timeline")(timeline)

@@ -159,6 +159,14 @@ def whole_numbers(field: str, text: str, example: str) -> tuple[int, ...]:
         raise ConfigError(field, text, f"it must be whole numbers of at least 1, as in {example}") from None
 
 
+def numbers(field: str, text: str, example: str) -> tuple[float, ...]:
+    """Parse the flag of `field`, such as `0.5,2`. Raises ConfigError unless it is a list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(field, text, f"it must be numbers, as in {example}") from None
+
+
 def _default_of(name: str) -> Any:
     """Return the field's default; None if it depends on other fields, so that no value is passed."""
     field = RunConfig.model_fields[name]

@@ -120,6 +120,18 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
             why="with --no-end-to-end: only the two agents that hand over have prompts and thoughts",
         ),
     ),
+    "bench serve": (
+        UnusedFlags(
+            fields=("model", "topology", "latent_steps"),
+            when=lambda flags: flags["url"] is not None,
+            why="with --url: that server has its own",
+        ),
+        UnusedFlags(
+            fields=("seed",),
+            when=lambda flags: not flags["rates"],
+            why="without --rates: only the arrivals of an open loop are drawn",
+        ),
+    ),
     "bench answer": (
         UnusedFlags(
             fields=(

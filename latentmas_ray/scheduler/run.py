@@ -252,7 +252,7 @@ class Run:
         for _ in range(len(self.queue)):
             retry = self.queue.popleft()
             batch = retry.batch
-            retry = replace(retry, batch=replace(batch, done=batch.done | ids.intersection(batch.question_ids)))
+            retry = replace(retry, batch=replace(batch, done=batch.done | (ids & {*batch.question_ids})))
             if retry.batch.open_questions:
                 self.queue.append(retry)
 

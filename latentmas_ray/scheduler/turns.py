@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from latentmas_ray.config import (
     MAX_NEW_TOKENS,
@@ -211,18 +211,18 @@ def build_turn(
         read_by=read_by,
         keeps_memory=keeps_memory,
         traced=settings.traced and settings.traced & {question.id for question in batch.open_questions},
-        stop=settings.stop if topology.answers(agent.name) else (),
-        streamed=_streamed(settings, batch) if topology.answers(agent.name) else frozenset(),
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=topology.answers(agent.name),
         others_read=len(topology.answering_agents) > 1,
-        samples=settings.samples if topology.answers(agent.name) else 1,
+        **_of_answers(settings, batch) if topology.answers(agent.name) else {},
         decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
 
 
-def _streamed(settings: DriverSettings, batch: Batch) -> frozenset[str]:
-    return settings.streamed and settings.streamed & {question.id for question in batch.open_questions}
+def _of_answers(settings: DriverSettings, batch: Batch) -> dict[str, Any]:
+    """The fields that only the turns of answering agents have."""
+    streamed = settings.streamed and settings.streamed & {question.id for question in batch.open_questions}
+    return {"samples": settings.samples, "stop": settings.stop, "streamed": streamed}
 
 
 def _reads(

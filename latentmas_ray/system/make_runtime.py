@@ -50,9 +50,8 @@ def make_runtime(
     stand_ins: Mapping[tuple[str, str], str] = NO_STAND_INS,
 ) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run. `stand_ins` are
-    those of `ReplicaRequest`.
-
-    With runtime ray it joins or starts the Ray cluster of `config`, and uses this part. Raises ConfigError kinds.
+    those of `ReplicaRequest`. With runtime ray it joins or starts the Ray cluster of `config`, and uses this part.
+    Raises ConfigError kinds.
     """
     loading: dict[str, Any] = {
         "device": config.device,
@@ -62,8 +61,7 @@ def make_runtime(
     }
     make_runner, own = runner_makers(models, topology, loading)
     if config.runtime == "local":
-        own |= {agent: own[actor] for (agent, _), actor in stand_ins.items() if actor in own}
-        return _local_runtime(config, models, topology, make_runner, own)
+        return _local_runtime(config, models, topology, make_runner, own, stand_ins)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config, part)
     from latentmas_ray.actors.ray_runtime import RayRuntime
@@ -112,6 +110,7 @@ def _local_runtime(
     topology: Topology,
     make_runner: "Callable[..., TurnRunner]",
     own: "Mapping[str, Callable[..., TurnRunner]]",
+    stand_ins: Mapping[tuple[str, str], str],
 ) -> Runtime:
     """Return a runtime that executes all turns in this process."""
     from latentmas_ray.actors.local_runtime import LocalRuntime
@@ -121,6 +120,7 @@ def _local_runtime(
     choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
     num_threads = config.threads or read_environment().torch_threads
     note = describe_engines(topology, choices)
+    own = {**own, **{agent: own[actor] for (agent, _), actor in stand_ins.items() if actor in own}}
     return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
 
 

@@ -24,6 +24,16 @@ COMMANDS = {
         --abstractions --hints
         {FOR_ONE_QUESTION}
     """,
+    "serve": """
+        --host --port --topologies --drain-timeout
+        --api-keys --requests-per-minute --max-waiting --max-running --max-memory --max-body --max-message-chars
+        --request-timeout --allow-origin --allow-host --log-prompts
+        --model --models --revision --task --topology --latent-steps --thoughts --realign --no-realign --dtype --device
+        --temperature --top-p --max-new-tokens --seed --samples --decides --decide-accuracies --batch-size --engine
+        --decode-batch --sampler --placement --replicas --min-replicas --max-replicas --tp --threads --transport
+        --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --guard --memory-in-flight --runtime
+        --address --start-timeout --turn-timeout --otel
+    """,
     "compare": "folders --base --answers --json",
     "vote": "runs --calibrate --options --rule --output --seed --simulate --accuracies --json",
     "grade": "--task --results --output --overwrite --unsafe-programs --json",
@@ -34,8 +44,9 @@ COMMANDS = {
     "report": "runs --output --published --no-published",
     "doctor": "--address --model --dtype --revision --json",
     "memory": "file --json",
+    "mcp": "--url --model --timeout",
     "presets": "name --json",
-    "serve-key": "name --json",
+    "serve-key": "name --file",
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
@@ -59,6 +70,10 @@ COMMANDS = {
         --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
         --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
         --thoughts --keep --runtime --address --output --json
+    """,
+    "bench serve": """
+        --url --model --topology --latent-steps --models --concurrency --rates --requests --task --max-tokens --seed
+        --timeout --first-within --answer-within --soak --output --plot --json
     """,
     "bench thoughts": """
         --model --revision --dtype --device --task --limit --topology --latent-steps --thoughts --realign --no-realign
@@ -110,6 +125,13 @@ BENCHMARKS = {
         --document
     """,
     "vllm-memory": "--megabytes --repeats",
+    "serve-equality": """
+        --model --topology --method --task --limit --latent-steps --max-new-tokens --dtype --runtime --concurrency
+        --json
+    """,
+    "serve-faults": """
+        --kinds --requests --clients --after --model --topology --latent-steps --max-new-tokens --json
+    """,
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs
         --no-hand-overs --address --plot --json

@@ -47,13 +47,14 @@ SAME_FLOOR = {
 
 # library -> the places that may import it; everywhere else it is behind an interface of our own.
 ROOMS = {
-    "ray": ("transport", "actors", "system"),
+    "ray": ("transport", "actors", "system", "serve"),
     "transformers": ("models",),
     "vllm": ("vllm",),
     "fastapi": ("serve",),
     "starlette": ("serve",),
     "uvicorn": ("serve",),
     "prometheus_client": ("serve",),
+    "mcp": ("serve",),
     "torch": (
         "memory",
         "parallel",

@@ -32,6 +32,7 @@ PUBLIC_NAMES = [
     "SeedsSummary",
     "SegmentError",
     "Summary",
+    "TextWritten",
     "Topology",
     "TopologyError",
     "TurnFinished",

@@ -65,8 +65,7 @@ def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 def records_of(response: httpx.Response) -> list[dict[str, Any]]:
     """The records of a stream's agents."""
-    parts = [part for part in response.text.split("\n\n") if part.startswith("event: latentmas\n")]
-    return [json.loads(part.partition("data: ")[2]) for part in parts]
+    return [chunk["latentmas"] for chunk in chunks_of(response) if "latentmas" in chunk]
 
 
 @contextmanager

@@ -255,6 +255,16 @@ def test_messages_and_what_begins_the_answer_are_found_in_a_prompt(roles: tuple[
     assert Retokenizer(writer, reader)(ids) == reader.encode(messages, {}, "Hm. ")
 
 
+def test_of_a_conversation_the_text_stays_and_the_marks_go() -> None:
+    """The marks of the writer's turns must not become text of the reader's last message."""
+    writer, reader = ChatTokenizer(marked_tokenizer(LETTERS, DEFAULT_RULES), "writer"), load("tiny").chat
+    roles = ("system", "user", "assistant", "user")
+    ids = writer.encode([{"role": role, "content": f"I am the {role}."} for role in roles], {}, "")
+    found = Retokenizer(writer, reader)(ids)
+    assert found == reader.encode_text(writer.plain_text(ids))
+    assert not {*found} & reader.stop_ids
+
+
 def test_without_turns_the_text_stays_and_the_marks_go() -> None:
     own, other = load("small"), load("tiny")
     found = Retokenizer(own.chat, other.chat, keeps_turns=False)(prompt_ids(own))

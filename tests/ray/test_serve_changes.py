@@ -9,7 +9,7 @@ import pytest
 from ray.util.state import list_actors
 
 from latentmas_ray.serve.reload import Reloader, TopologyList
-from tests.cases.served_app import ServedApp
+from tests.cases.team_app import TeamApp
 
 SAID = [
     "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?",
@@ -37,8 +37,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def served(cluster: None, pair: str) -> Iterator[ServedApp]:
-    with ServedApp(topology=pair, **FIELDS) as app:
+def served(cluster: None, pair: str) -> Iterator[TeamApp]:
+    with TeamApp(topology=pair, **FIELDS) as app:
         yield app
 
 
@@ -46,7 +46,7 @@ def body(messages: list[dict[str, str]], model: str = "latentmas/pair", **option
     return {"model": model, "messages": messages, "temperature": 0, "latentmas": options}
 
 
-def converse(served: ServedApp, name: str | None, model: str) -> list[Any]:
+def converse(served: TeamApp, name: str | None, model: str) -> list[Any]:
     """Hold a conversation, whose memory is kept if it has a name; return its messages and the last response."""
     messages: list[dict[str, str]] = []
     for text in SAID:
@@ -58,16 +58,16 @@ def converse(served: ServedApp, name: str | None, model: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("model", ["latentmas/pair", "latentmas/pair/text", "latentmas/pair/single"])
-def test_kept_memory_is_read_by_actors_as_in_one_process(served: ServedApp, pair: str, model: str) -> None:
+def test_kept_memory_is_read_by_actors_as_in_one_process(served: TeamApp, pair: str, model: str) -> None:
     messages, last = converse(served, model.replace("/", "."), model)
     assert last["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     lost = served.ask("POST", "/v1/chat/completions", body(messages, model, conversation="lost." + model[-4:])).json()
     assert lost["choices"] == last["choices"]
-    with ServedApp(topology=pair, **{**FIELDS, "runtime": "local"}) as local:
+    with TeamApp(topology=pair, **{**FIELDS, "runtime": "local"}) as local:
         assert converse(local, "same", model)[1]["choices"] == last["choices"]
 
 
-def test_actors_stay_while_topologies_change_and_no_request_is_lost(served: ServedApp, tmp_path: Path) -> None:
+def test_actors_stay_while_topologies_change_and_no_request_is_lost(served: TeamApp, tmp_path: Path) -> None:
     other, names = tmp_path / "other.yaml", tmp_path / "list.yaml"
     other.write_text(PAIR.replace("name: pair", "name: other").replace("scout", "reader"))
     names.write_text("topologies: [other.yaml, hierarchical]\n")

@@ -21,7 +21,7 @@ from latentmas_ray.system.serving import ChatExchange
 from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.prompts import render_prompt
-from tests.cases.served_app import ServedApp
+from tests.cases.team_app import TeamApp
 
 SAID = [
     "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?",
@@ -34,9 +34,9 @@ TEAM = "latentmas/sequential"
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[ServedApp]:
+def served() -> Iterator[TeamApp]:
     keys = ApiKeys.from_environment(",".join(key.entry for key in KEYS.values()))
-    with ServedApp(ServeLimits(keys=keys), ("hierarchical",)) as app:
+    with TeamApp(ServeLimits(keys=keys), ("hierarchical",)) as app:
         yield app
 
 
@@ -45,7 +45,7 @@ def body(messages: list[dict[str, str]], name: str | None, model: str = TEAM, **
     return {"model": model, "messages": messages, "temperature": 0, **options, **more}
 
 
-def ask(served: ServedApp, request: dict[str, Any], key: str = "anna") -> Any:
+def ask(served: TeamApp, request: dict[str, Any], key: str = "anna") -> Any:
     return served.ask("POST", "/v1/chat/completions", request, HEADERS[key])
 
 
@@ -53,7 +53,7 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def converse(served: ServedApp, name: str, model: str, num_turns: int = 3) -> tuple[list[dict[str, str]], list[Any]]:
+def converse(served: TeamApp, name: str, model: str, num_turns: int = 3) -> tuple[list[dict[str, str]], list[Any]]:
     """Hold a conversation; return its messages, without the last answer, and the bodies of all responses."""
     messages: list[dict[str, str]] = []
     found: list[Any] = []
@@ -66,7 +66,7 @@ def converse(served: ServedApp, name: str, model: str, num_turns: int = 3) -> tu
 
 
 @pytest.mark.parametrize("model", [TEAM, f"{TEAM}/text", f"{TEAM}/single", "latentmas/hierarchical"])
-def test_what_is_kept_and_what_is_computed_again_give_the_same_answer(served: ServedApp, model: str) -> None:
+def test_what_is_kept_and_what_is_computed_again_give_the_same_answer(served: TeamApp, model: str) -> None:
     name = model.replace("/", ".")
     messages, found = converse(served, name, model)
     again = ask(served, body(messages, f"{name}-lost", model)).json()
@@ -81,7 +81,7 @@ def test_what_is_kept_and_what_is_computed_again_give_the_same_answer(served: Se
     assert deleted["choices"] == found[-1]["choices"]
 
 
-def test_the_second_turn_computes_its_own_prompts_alone(served: ServedApp) -> None:
+def test_the_second_turn_computes_its_own_prompts_alone(served: TeamApp) -> None:
     messages, found = converse(served, "alone", TEAM, 2)
     fresh = ask(served, body([user(SAID[1])], None)).json()["usage"]
     plain = ask(served, body(messages, None)).json()["usage"]
@@ -93,7 +93,7 @@ def test_the_second_turn_computes_its_own_prompts_alone(served: ServedApp) -> No
     assert kept["kept_tokens"] > cached  # the second exchange, too
 
 
-def test_the_agents_read_what_was_said_before_their_prompts(served: ServedApp) -> None:
+def test_the_agents_read_what_was_said_before_their_prompts(served: TeamApp) -> None:
     """A single agent writes what its model writes on the tokens of the exchanges, then of its prompt."""
     model = f"{TEAM}/single"
     messages, found = converse(served, "tokens", model, 2)
@@ -118,14 +118,14 @@ async def wait_for(kept: KeptConversation) -> None:
         await kept.adding
 
 
-def test_a_stream_keeps_its_conversation_and_counts_cached_tokens(served: ServedApp) -> None:
+def test_a_stream_keeps_its_conversation_and_counts_cached_tokens(served: TeamApp) -> None:
     messages, found = converse(served, "streamed", TEAM, 2)
     text = ask(served, body(messages, "streamed", stream=True, stream_options={"include_usage": True})).text
     assert f'"cached_tokens":{found[1]["usage"]["prompt_tokens_details"]["cached_tokens"]}' in text
     assert served.ask("GET", "/v1/conversations/streamed", headers=HEADERS["anna"]).json()["exchanges"] == 2
 
 
-def test_a_question_may_be_asked_again(served: ServedApp) -> None:
+def test_a_question_may_be_asked_again(served: TeamApp) -> None:
     messages, found = converse(served, "again", TEAM, 3)
     assert ask(served, body(messages, "again")).json()["choices"] == found[2]["choices"]
     assert ask(served, body(messages[:1], "again")).json()["choices"] == found[0]["choices"]
@@ -137,7 +137,7 @@ def changed(messages: list[dict[str, str]], index: int, **fields: str) -> list[d
     return [{**one, **fields} if place == index else one for place, one in enumerate(messages)]
 
 
-def test_what_contradicts_a_conversation_is_refused_in_one_line(served: ServedApp) -> None:
+def test_what_contradicts_a_conversation_is_refused_in_one_line(served: TeamApp) -> None:
     messages, _ = converse(served, "refused", TEAM, 2)
     third = [*messages, {"role": "assistant", "content": "8"}, user(SAID[2])]
     cases: list[tuple[int, dict[str, Any], str, str]] = [
@@ -170,7 +170,7 @@ def test_what_contradicts_a_conversation_is_refused_in_one_line(served: ServedAp
     assert served.ask("GET", "/v1/conversations/refused", headers=HEADERS["anna"]).json()["exchanges"] == 2
 
 
-def test_one_question_of_a_conversation_is_answered_at_a_time(served: ServedApp) -> None:
+def test_one_question_of_a_conversation_is_answered_at_a_time(served: TeamApp) -> None:
     async def both() -> list[int]:
         request = body([user(SAID[0])], "busy")
         asked = [
@@ -182,7 +182,7 @@ def test_one_question_of_a_conversation_is_answered_at_a_time(served: ServedApp)
     assert sorted(served.run(both())) == [200, 409]
 
 
-def test_metrics_tell_what_is_kept(served: ServedApp) -> None:
+def test_metrics_tell_what_is_kept(served: TeamApp) -> None:
     converse(served, "counted", TEAM, 2)
     text = served.endpoint.metrics.text().decode()
     for name in ("conversations", "conversation_bytes", "conversation_hits_total", "conversation_losses_total"):
@@ -200,7 +200,7 @@ class Clock:
 class Talk:
     """Turns of conversations of a store, without a team that answers."""
 
-    def __init__(self, served: ServedApp, **limits: Any) -> None:
+    def __init__(self, served: TeamApp, **limits: Any) -> None:
         self.served, self.clock = served, Clock()
         variant = served.teams.models[TEAM]
         self.store = ConversationStore(
@@ -221,7 +221,7 @@ class Talk:
             self.store.end(kept)
 
 
-def test_conversations_are_dropped_by_age_number_and_bytes(served: ServedApp) -> None:
+def test_conversations_are_dropped_by_age_number_and_bytes(served: TeamApp) -> None:
     async def talk() -> None:
         talk = Talk(served, ttl_seconds=100.0, max_number=2)
         assert await talk.turn("a", "x") == 0
@@ -255,7 +255,7 @@ async def kept_of(talk: Talk, name: str) -> bool:
     return False
 
 
-def test_a_conversation_without_an_answer_leaves_nothing(served: ServedApp) -> None:
+def test_a_conversation_without_an_answer_leaves_nothing(served: TeamApp) -> None:
     async def talk() -> int:
         talk = Talk(served)
         await talk.turn("a")

@@ -10,7 +10,7 @@ import pytest
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.reload import Reloader, TopologyList
-from tests.cases.served_app import ServedApp
+from tests.cases.team_app import TeamApp
 
 QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 TEAM = """name: mine
@@ -59,8 +59,8 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-def served(files: Files) -> Iterator[ServedApp]:
-    with ServedApp(topologies=TopologyList((), str(files.list)).read()) as app:
+def served(files: Files) -> Iterator[TeamApp]:
+    with TeamApp(topologies=TopologyList((), str(files.list)).read()) as app:
         yield app
 
 
@@ -68,7 +68,7 @@ class Told(list[str]):
     """The lines that a reload has written."""
 
 
-def reload(served: ServedApp, files: Files) -> tuple[bool, str]:
+def reload(served: TeamApp, files: Files) -> tuple[bool, str]:
     told = Told()
     done = served.run(Reloader(served.endpoint, TopologyList((), str(files.list)), told.append).reload())
     (line,) = told
@@ -80,17 +80,17 @@ def body(model: str = "latentmas/mine", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, **more}
 
 
-def answer(served: ServedApp, model: str = "latentmas/mine") -> tuple[str, int]:
+def answer(served: TeamApp, model: str = "latentmas/mine") -> tuple[str, int]:
     response = served.ask("POST", "/v1/chat/completions", body(model))
     assert response.status_code == 200, response.text
     return answer_of(response.text)
 
 
-def models(served: ServedApp) -> set[str]:
+def models(served: TeamApp) -> set[str]:
     return {one["id"] for one in served.ask("GET", "/v1/models").json()["data"]}
 
 
-def test_requests_in_flight_end_on_the_old_topology_and_new_ones_get_the_new(served: ServedApp, files: Files) -> None:
+def test_requests_in_flight_end_on_the_old_topology_and_new_ones_get_the_new(served: TeamApp, files: Files) -> None:
     old = answer(served)
     before = served.endpoint.teams
 
@@ -129,7 +129,7 @@ def answer_of(response: str) -> tuple[str, int]:
     return text, chunks[-1]["usage"]["prompt_tokens"]
 
 
-def test_a_topology_that_is_gone_ends_its_requests_and_is_unknown_to_new_ones(served: ServedApp, files: Files) -> None:
+def test_a_topology_that_is_gone_ends_its_requests_and_is_unknown_to_new_ones(served: TeamApp, files: Files) -> None:
     async def drop_meanwhile() -> list[Any]:
         running = [asyncio.create_task(served.request("POST", "/v1/chat/completions", body())) for _ in range(3)]
         while served.endpoint.teams.num_open < len(running):
@@ -159,7 +159,7 @@ def test_a_topology_that_is_gone_ends_its_requests_and_is_unknown_to_new_ones(se
     ],
 )
 def test_what_cannot_be_served_leaves_the_old_and_is_said_in_one_line(
-    files: Files, change: Any, reason: str, shared: ServedApp
+    files: Files, change: Any, reason: str, shared: TeamApp
 ) -> None:
     before = shared.endpoint.teams
     change(files)
@@ -171,12 +171,12 @@ def test_what_cannot_be_served_leaves_the_old_and_is_said_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[ServedApp]:
-    with ServedApp() as app:
+def shared() -> Iterator[TeamApp]:
+    with TeamApp() as app:
         yield app
 
 
-def test_the_old_is_served_after_a_failed_reload(served: ServedApp, files: Files) -> None:
+def test_the_old_is_served_after_a_failed_reload(served: TeamApp, files: Files) -> None:
     old = answer(served)
     files.mine.write_text("agents: 3")
     assert not reload(served, files)[0]

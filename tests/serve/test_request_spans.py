@@ -8,7 +8,7 @@ import pytest
 
 from latentmas_ray.serve.tracing import RequestSpans
 from tests.cases.collector import Collector, ReceivedSpan, running_collector
-from tests.cases.served_app import ServedApp
+from tests.cases.team_app import TeamApp
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -31,7 +31,7 @@ def below(collector: Collector, parent: ReceivedSpan) -> list[ReceivedSpan]:
 
 
 def test_a_request_is_a_span_of_its_clients_trace_with_the_agents_below(collector: Collector) -> None:
-    with ServedApp(otel=True) as served:
+    with TeamApp(otel=True) as served:
         workflow = served.teams.models[CHAT["model"]].topology.name
 
         async def both() -> None:
@@ -72,7 +72,7 @@ def test_a_request_is_a_span_of_its_clients_trace_with_the_agents_below(collecto
 
 
 def test_without_otel_there_are_no_spans(collector: Collector) -> None:
-    with ServedApp() as served:
+    with TeamApp() as served:
         assert not any(one.cls is RequestSpans for one in served.app.user_middleware)
         assert served.ask("GET", "/v1/models").status_code == 200
     assert not collector.requests

@@ -21,7 +21,7 @@ class _Frame:
 
     def messages_in(self, text: str) -> tuple[list[Mapping[str, str]], str] | None:
         """The messages of a prompt with this frame, and what follows the beginning of the answer; None for another
-        text."""
+        text, as that of a conversation with earlier answers."""
         first, *between, last = self.texts
         end = text.rfind(last)
         if end < len(first) or not text.startswith(first):
@@ -33,6 +33,8 @@ class _Frame:
             if not found:
                 return None
             messages.append({"role": role, "content": content})
+        if last.strip() and last.strip() in rest:
+            return None
         return [*messages, {"role": self.roles[-1], "content": rest}], text[end + len(last) :]
 
 

@@ -18,7 +18,6 @@ from latentmas_ray.units import format_bytes
 ANONYMOUS: Final = "-"  # the caller's key on a server without keys
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _EXPOSED: Final = "X-Request-Id, Retry-After, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests"
-_SHOWN_CHARS: Final = 200
 
 
 class Exchange:
@@ -120,9 +119,3 @@ class Exchange:
         if (origin := self.headers.get("origin")) and self._limits.allows_origin(origin):
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = _EXPOSED
-
-
-def shown(text: str, *, most: int | None = _SHOWN_CHARS) -> str:
-    """Return a client's text as one printable line of at most `most` characters."""
-    kept = text if most is None or len(text) <= most else text[:most] + "…"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in kept)

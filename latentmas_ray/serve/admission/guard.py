@@ -11,11 +11,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from latentmas_ray.serve.admission.bodies import Exchange, shown
+from latentmas_ray.serve.admission.bodies import Exchange
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.admission.logs import ACCESS_LOG, PROMPT_LOG
 from latentmas_ray.serve.admission.rate import RateLimiter
-from latentmas_ray.serve.api.errors import ApiError
+from latentmas_ray.serve.api.errors import ApiError, shown
 from latentmas_ray.serve.api.handlers import error_of
 
 # Without a key: the page, which asks its user for one, and what a cluster asks to know whether the server lives.

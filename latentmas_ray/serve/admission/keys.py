@@ -45,6 +45,25 @@ def make_key(name: str) -> NewKey:
     return NewKey(key, f"{name}:sha256:{_digest(key)}")
 
 
+def add_key(path: str, name: str) -> str:
+    """Add the entry of a new key to a file, which is made, for its owner alone, if there is none. Returns the key.
+    Raises ConfigError, as `ApiKeys.from_file` and `make_key` do, and for a name that the file has already."""
+    made = make_key(name)
+    try:
+        is_empty = not Path(path).exists() or Path(path).stat().st_size == 0
+        if not is_empty and name in ApiKeys.from_file(path).names:
+            raise ConfigError("NAME", name, f"{path} has a key of this name; remove its line first, or choose another")
+        before = "" if is_empty or Path(path).read_bytes().endswith(b"\n") else "\n"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
+            file.write(f"{before}{made.entry}\n".encode())
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError("file", path, f"it cannot be written: {reason}") from None
+    return made.key
+
+
 class ApiKeys:
     """The keys that are accepted."""
 
@@ -55,37 +74,42 @@ class ApiKeys:
     def __len__(self) -> int:
         return len(self._digests)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Whose keys they are."""
+        return frozenset(self._digests)
+
     @classmethod
     def from_file(cls, path: str) -> "ApiKeys":
         """Read a file. Raises ConfigError, its field `api_keys`, for a file that is not there, that others may change
         or read, or that has a line of another form."""
-        return cls._parsed(enumerate(_read(path).split("\n"), start=1), f"api_keys: {path}", "line")
+        return cls._parsed(_read(path).split("\n"), "api_keys", f"{path}, line")
 
     @classmethod
     def from_environment(cls, text: str) -> "ApiKeys":
         """Read the value of the environment variable. Raises ConfigError, its field the variable's name."""
-        return cls._parsed(enumerate(text.split(","), start=1), ENVIRONMENT_NAME, "entry")
+        return cls._parsed(text.split(","), ENVIRONMENT_NAME, "entry")
 
     @classmethod
-    def _parsed(cls, lines: Iterable[tuple[int, str]], field: str, what: str) -> "ApiKeys":
+    def _parsed(cls, lines: Iterable[str], field: str, where: str) -> "ApiKeys":
         digests: dict[str, str] = {}
-        for number, line in lines:
+        for number, line in enumerate(lines, start=1):
             text = line.strip()
             if not text or text.startswith("#"):
                 continue
             match = _ENTRY.fullmatch(text)
             if match is None:
-                raise ConfigError(field, f"{what} {number}", _FORM)
+                raise ConfigError(field, f"{where} {number}", _FORM)
             name, digest = match["name"], match["digest"]
             if _NAME.fullmatch(name) is None:
-                raise ConfigError(field, f"{what} {number}", _NAME_FORM)
+                raise ConfigError(field, f"{where} {number}", _NAME_FORM)
             if name in digests:
-                raise ConfigError(field, name, f"names must differ; {what} {number} has it again")
+                raise ConfigError(field, f"{where} {number}", f"names must differ, and {name} stands there already")
             if digest in digests.values():
-                raise ConfigError(field, name, f"{what} {number} has the key of another name")
+                raise ConfigError(field, f"{where} {number}", f"{name} has the key of another name")
             digests[name] = digest
         if not digests:
-            raise ConfigError(field, "no key", f"{_FORM}; or leave it out to serve without keys")
+            raise ConfigError(field, f"{where.partition(',')[0]} without a key", f"{_FORM}; or leave it out")
         return cls(digests)
 
     def name_of(self, authorization: str | None) -> str:

@@ -34,6 +34,7 @@ _TYPES: Final = {
 # What another try may answer: processes and links that are lost and replaced, and memory that others hold.
 _PASSING: Final = (ActorError, CacheError, ClusterError, ShardError, TransferError, TurnLostError)
 _RETRY_SECONDS: Final = 1.0
+_SHOWN_CHARS: Final = 200
 # Fields of a run, and the fields of a request that set them.
 _PARAMS: Final = {
     "max_new_tokens": "max_tokens",
@@ -149,4 +150,10 @@ def _of_input(error: InputError) -> ApiError:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error).split()), most=None) or type(error).__name__
+
+
+def shown(text: str, *, most: int | None = _SHOWN_CHARS) -> str:
+    """Return a client's text as one printable line of at most `most` characters."""
+    kept = text if most is None or len(text) <= most else text[:most] + "…"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in kept)

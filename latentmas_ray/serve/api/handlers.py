@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from latentmas_ray.serve.api.errors import ApiError, translate
+from latentmas_ray.serve.api.errors import ApiError, shown, translate
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    place = f"{request.method} {request.url.path[:200]}"
+    place = shown(f"{request.method} {request.url.path}")
     known = {404: ("there is no such path", "not_found"), 405: ("it takes another method", "method_not_allowed")}
-    reason, code = known.get(error.status_code, (str(error.detail), "http_error"))
+    reason, code = known.get(error.status_code, (shown(str(error.detail)), "http_error"))
     response = error_response(ApiError(error.status_code, f"{place}: {reason}", None, code))
     response.headers.update(error.headers or {})
     return response

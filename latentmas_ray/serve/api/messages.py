@@ -18,8 +18,8 @@ from latentmas_ray.serve.api.requests import ChatRequest, CompletionRequest
 from latentmas_ray.tasks.given import question_from
 from latentmas_ray.tasks.question import EarlierMessage, Question
 
-# Thoughts in an earlier answer, which chat templates leave out.
-_THOUGHTS: Final = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+# What an earlier answer thought, up to the mark of its end, which chat templates leave out.
+_THOUGHTS: Final = re.compile(r"\A.*(?:</think>|\[/THINK\])\s*", re.DOTALL)
 _LINE: Final = "\n\n"
 
 

@@ -112,9 +112,9 @@ class SamplingRequest(ApiModel):
     logit_bias: Annotated[Any, off({}, instead="tokens are drawn from the model's own distribution")] = None
     store: Annotated[Any, off(False, instead="the server stores no answers")] = None
     service_tier: Annotated[Any, off("auto", "default", instead="all requests are treated alike")] = None
-    prompt_cache_key: Annotated[Any, off(instead="latentmas.conversation keeps working memory between turns")] = None
-    prompt_cache_retention: Annotated[Any, off(instead="latentmas.conversation keeps working memory")] = None
-    prompt_cache_options: Annotated[Any, off(instead="latentmas.conversation keeps working memory")] = None
+    prompt_cache_key: Annotated[Any, off(instead="nothing is kept between requests")] = None
+    prompt_cache_retention: Annotated[Any, off(instead="nothing is kept between requests")] = None
+    prompt_cache_options: Annotated[Any, off(instead="nothing is kept between requests")] = None
 
     @field_validator("stream_options")
     @classmethod

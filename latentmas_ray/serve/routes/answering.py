@@ -5,7 +5,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -44,6 +44,10 @@ class ResponseForm(Protocol):
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
         """Return the chunk of a piece of text."""
 
+    def record(self, record: AgentRecord) -> ResponsePart:
+        """Return the chunk of a record of what an agent does. It is a chunk like the others, without choices: the
+        client `openai` reads every event as one, whatever its name."""
+
     def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
         """Return the chunks that end the choices of one question."""
 
@@ -51,7 +55,7 @@ class ResponseForm(Protocol):
         """Return the last chunk, if it is wanted."""
 
 
-class _Job:
+class _OpenRequest:
     """What is open for one HTTP request. `status` is that of its response, once it is known."""
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
@@ -84,7 +88,7 @@ class _Job:
 class _TeamStream(StreamingResponse):
     """A stream that closes its job at its end, also where the client leaves before the first event is sent."""
 
-    def __init__(self, job: _Job, events: AsyncGenerator[str, None]) -> None:
+    def __init__(self, job: _OpenRequest, events: AsyncGenerator[str, None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=_SSE)
         self._job, self._events = job, events
 
@@ -114,7 +118,7 @@ class HttpQuestions:
 
     async def answer(self) -> Response:
         """Ask, and return the response: whole, or a stream that has its first event. Raises ApiError."""
-        job = _Job(self.endpoint, self.asked[0].model)
+        job = _OpenRequest(self.endpoint, self.asked[0].model)
         is_handed_on = False
         try:
             async with asyncio.timeout_at(job.deadline):
@@ -149,7 +153,7 @@ class HttpQuestions:
 
     async def _stream(
         self,
-        job: "_Job",
+        job: "_OpenRequest",
         events: AsyncGenerator[tuple[int, ReplyEvent], None],
         first: tuple[int, ReplyEvent],
         num_replies: int,
@@ -180,10 +184,10 @@ class HttpQuestions:
             await events.aclose()
         yield DONE_EVENT
 
-    def _written(self, job: "_Job", index: int, what: ReplyEvent) -> Iterator[str]:
+    def _written(self, job: "_OpenRequest", index: int, what: ReplyEvent) -> Iterator[str]:
         """Yield the events of a stream for one of a reply."""
         if isinstance(what, AgentRecord):
-            yield f"event: latentmas\ndata: {json.dumps(what.record)}\n\n"
+            yield event(self.form.record(what))
         elif isinstance(what, TextPiece):
             job.note_text()
             yield event(self.form.piece(index, what))
@@ -230,9 +234,8 @@ async def _answers(events: AsyncIterator[tuple[int, ReplyEvent]], count: int) ->
 async def _merged(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, ReplyEvent], None]:
     """Yield the events of several replies as they come, each with the number of its reply. Raises their errors."""
     if len(replies) == 1:
-        async with aclosing(aiter(replies[0])) as events:
-            async for what in events:
-                yield 0, what
+        async for what in replies[0]:
+            yield 0, what
         return
     merged: asyncio.Queue[tuple[int, ReplyEvent] | BaseException] = asyncio.Queue()
 

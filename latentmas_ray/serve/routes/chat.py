@@ -23,7 +23,7 @@ from latentmas_ray.serve.conversations.asked import caller_of, conversation_of
 from latentmas_ray.serve.routes.answering import HttpQuestions
 from latentmas_ray.serve.routes.asked import team_request, usage_of
 from latentmas_ray.serve.teams.endpoint import Endpoint
-from latentmas_ray.serve.teams.reply import TeamAnswer, TextPiece
+from latentmas_ray.serve.teams.reply import AgentRecord, TeamAnswer, TextPiece
 
 router = APIRouter()
 
@@ -68,6 +68,11 @@ class _ChatForm:
 
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
         return self._chunk(ChunkChoice(index=piece.choice, delta=MessageDelta(content=piece.text)))
+
+    def record(self, record: AgentRecord) -> ResponsePart:
+        return ChatChunk(
+            id=self.id, created=self.created, model=self.asked.model, choices=(), latentmas=dict(record.record)
+        )
 
     def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
         return [

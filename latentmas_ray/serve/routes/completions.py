@@ -15,7 +15,7 @@ from latentmas_ray.serve.conversations.asked import refuse_conversation
 from latentmas_ray.serve.routes.answering import HttpQuestions
 from latentmas_ray.serve.routes.asked import team_request, usage_of
 from latentmas_ray.serve.teams.endpoint import Endpoint
-from latentmas_ray.serve.teams.reply import TeamAnswer, TextPiece
+from latentmas_ray.serve.teams.reply import AgentRecord, TeamAnswer, TextPiece
 
 router = APIRouter()
 
@@ -56,6 +56,9 @@ class _TextForm:
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
         index = reply * self.asked.num_samples + piece.choice
         return self._response([TextChoice(index=index, text=piece.text, finish_reason=None)])
+
+    def record(self, record: AgentRecord) -> ResponsePart:
+        return self._response([]).model_copy(update={"latentmas": dict(record.record)})
 
     def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
         first = reply * self.asked.num_samples

@@ -44,6 +44,7 @@ class Batcher:
         """`start` begins the run of a lot, which calls `finish` at its end; `most_questions` of a lot."""
         self._stages_of, self._start, self._most = stages_of, start, most_questions
         self._waiting: list[Reply] = []  # oldest first
+        self._alone: set[Reply] = set()  # of those that wait
         self._lots: set[Lot] = set()
 
     @property
@@ -61,10 +62,17 @@ class Batcher:
         self._waiting.append(reply)
         self.start_next()
 
+    def add_alone(self, replies: Sequence[Reply]) -> None:
+        """Add questions of a lot that failed by one of them: each comes next, and in a lot of its own."""
+        self._alone.update(replies)
+        self._waiting[:0] = replies
+        self.start_next()
+
     def remove(self, reply: Reply) -> bool:
         """Drop a question that waits. Returns whether it did."""
         if reply in self._waiting:
             self._waiting.remove(reply)
+            self._alone.discard(reply)
             return True
         return False
 
@@ -90,6 +98,7 @@ class Batcher:
                 continue
             replies = self._collect(first)
             self._waiting = [reply for reply in self._waiting if reply not in replies]
+            self._alone.difference_update(replies)
             lot = Lot(tuple(replies), set(stages.roots), set(stages.thinkers))
             self._lots.add(lot)
             self._start(lot)
@@ -102,9 +111,11 @@ class Batcher:
     def _collect(self, first: Reply) -> Sequence[Reply]:
         """Return the questions that may go with the first, itself included. Those of one lot have different ids."""
         chosen = {first.question.id: first}
+        if first in self._alone:
+            return [first]
         for reply in self._waiting:
             if len(chosen) >= self._most:
                 break
-            if reply.request.batch_key == first.request.batch_key:
+            if reply.request.batch_key == first.request.batch_key and reply not in self._alone:
                 chosen.setdefault(reply.question.id, reply)
         return list(chosen.values())

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 
-from latentmas_ray.errors import ContextLengthError, LatentMASError, QuestionsFailedError, RunError
+from latentmas_ray.errors import ContextLengthError, InputError, LatentMASError, QuestionsFailedError, RunError
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.run_events import RunEvent, TextWritten, TurnFinished
 from latentmas_ray.scheduler.run import WithdrawnQuestions
@@ -34,8 +34,12 @@ class LotRun:
         """End the turns of a question that is not wanted any more."""
         self._withdrawn.add(reply.question.id)
 
-    async def run(self, on_result: Callable[[Reply], None]) -> None:
-        """Run it to its end; `on_result` is called with each reply that is over. Errors go to the replies."""
+    async def run(self, on_result: Callable[[Reply], None]) -> list[Reply]:
+        """Run it to its end; `on_result` is called with each reply that is over. Errors go to the replies.
+
+        Returns those that are to be asked again, each alone: a question whose prompt the model refuses ends the run of
+        all, and which one that is, is not known. Empty in all other cases.
+        """
         first = self._lot.replies[0].request
         streamed = [reply.question.id for reply in self._lot.replies if reply.request.streams or reply.request.trace]
         try:
@@ -60,6 +64,10 @@ class LotRun:
                         reply.fail(_error_of(result))
                     on_result(reply)
             self._fail_all(RunError("the run ended without an answer"))
+        except InputError as error:
+            if again := self._untouched():
+                return again
+            self._fail_all(error)
         except asyncio.CancelledError:
             self._fail_all(RunError("the server gave the question up"))
             raise
@@ -68,6 +76,14 @@ class LotRun:
         except Exception as error:
             self._fail_all(error)
             raise
+        return []
+
+    def _untouched(self) -> list[Reply]:
+        """The replies that are not over, if there are several; those that have text already fail."""
+        for name in self._texts:
+            self._replies[name].fail(RunError("another question ended the run while this one was being answered"))
+        left = [reply for reply in self._lot.replies if not reply.is_over]
+        return left if len(self._lot.replies) > 1 else []
 
     def on_event(self, event: RunEvent) -> None:
         """Pass an event of the run, which comes in the scheduler's thread, to the event loop."""
@@ -84,8 +100,8 @@ class LotRun:
         reply = self._replies[event.question_id]
         if reply.is_over:
             return
-        if (records := self._records.get(event.question_id)) is not None:
-            self._send_records(reply, records.write(event.agent, event.new))
+        if event.question_id in self._records:
+            self._send_records(reply, self._records[event.question_id].write(event.agent, event.new))
         if reply.request.streams:
             try:
                 for piece in self._texts_of(reply).add(event.new):

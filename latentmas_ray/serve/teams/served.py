@@ -14,7 +14,6 @@ from latentmas_ray.serve.teams.metrics import ServeMetrics, TurnMetrics
 from latentmas_ray.serve.teams.reply import Reply
 from latentmas_ray.serve.teams.settings import OWNER, TeamRequest, stream_name
 from latentmas_ray.system.serving import Fleet, TeamVariant
-from latentmas_ray.tasks.question import Question
 
 
 class ServedTeams:
@@ -134,15 +133,15 @@ class ServedTeams:
         self._tasks[lot] = asyncio.create_task(self._run(lot))
 
     async def _run(self, lot: Lot) -> None:
+        again: list[Reply] = []
         try:
-            await self._runs[lot].run(lambda reply: self._lot_of.pop(reply, None))
+            again = await self._runs[lot].run(self._forget)
         finally:
             for reply in lot.replies:
-                self._lot_of.pop(reply, None)
+                self._forget(reply)
             del self._tasks[lot], self._runs[lot]
             self._batcher.finish(lot)
+            self._batcher.add_alone(again)
 
-
-def question_of(text: str) -> Question:
-    """Return a plain question, as `latentmas ask` makes one."""
-    return Question(id="q0", question=text, kind="text", gold=None, record={"question": text})
+    def _forget(self, reply: Reply) -> None:
+        self._lot_of.pop(reply, None)

@@ -19,7 +19,7 @@ from latentmas_ray.tasks import questions_from
 _Item = TextWritten | Result | BaseException | None  # None: the end
 
 
-class _Listener:
+class _TextListener:
     """Passes the texts of a run on, in the scheduler's thread."""
 
     def __init__(self, put: Callable[[_Item], None]) -> None:
@@ -55,7 +55,7 @@ def _planned(setup: Setup, question: QuestionLike, put: Callable[[_Item], None])
     withdrawn = WithdrawnQuestions()
     (asked,) = questions_from([question])
     streamed = (asked.id,) if setup.answers_once else ()
-    call = setup.call([asked], observer=_Listener(put), withdrawn=withdrawn, streamed=streamed)
+    call = setup.call([asked], observer=_TextListener(put), withdrawn=withdrawn, streamed=streamed)
     return call, withdrawn
 
 

@@ -1,6 +1,5 @@
 """`latentmas serve-key`, and the flags of an endpoint's limits."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +44,31 @@ def run(*arguments: str, capture: list[ServeLimits]) -> int:
     return exit_code_of(lambda: command.main(list(arguments), standalone_mode=False))
 
 
-def test_a_new_key_can_be_written_to_a_file_at_once(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_new_key_is_shown_with_its_entry(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["serve-key", "ann"]) == 0
-    out, err = capfd.readouterr()
-    key = err.split()[-1]
+    (_, key), (_, entry) = (line.split() for line in capfd.readouterr().out.splitlines())
+    assert ApiKeys.from_environment(entry).name_of(f"Bearer {key}") == "ann"
+
+
+def test_a_new_key_is_added_to_a_file_of_its_owner(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text(out)
-    path.chmod(0o600)
-    assert ApiKeys.from_file(str(path)).name_of(f"Bearer {key}") == "ann"
-    assert key not in out
+    for name in ("ann", "bob"):
+        assert main(["serve-key", name, "--file", str(path)]) == 0
+    ann, bob = capfd.readouterr().out.split()
+    keys = ApiKeys.from_file(str(path))  # which others may not read
+    assert [keys.name_of(f"Bearer {key}") for key in (ann, bob)] == ["ann", "bob"]
+    assert ann not in path.read_text()
+    assert main(["serve-key", "ann", "--file", str(path)]) == 2
+    assert "has a key of this name" in capfd.readouterr().err
+    path.write_text(path.read_text().rstrip())  # as an editor may leave it
+    assert main(["serve-key", "cy", "--file", str(path)]) == 0
+    assert len(ApiKeys.from_file(str(path))) == 3
 
 
-def test_a_new_key_as_json(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve-key", "ann", "--json"]) == 0
-    made = json.loads(capfd.readouterr().out)
-    assert ApiKeys.from_environment(made["entry"]).name_of(f"Bearer {made['key']}") == made["name"] == "ann"
+@pytest.mark.parametrize("file", ["/no/such/folder/keys", "/", "a\0b"])
+def test_a_file_that_cannot_be_is_bad_input(file: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve-key", "ann", "--file", file]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
 
 
 def test_a_key_without_a_plain_name_is_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
@@ -90,29 +99,27 @@ def test_every_flag_arrives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "field"),
+    ("flag", "value"),
     [
-        ("--requests-per-minute", "0", "requests_per_minute"),
-        ("--requests-per-minute", "1.5", "requests_per_minute"),
-        ("--max-waiting", "-1", "max_waiting"),
-        ("--max-running", "many", "max_running"),
-        ("--max-memory", "5", "max_memory"),
-        ("--max-body", "0B", "max_body"),
-        ("--max-body", "big", "max_body"),
-        ("--max-message-chars", "", "max_message_chars"),
-        ("--request-timeout", "0", "request_timeout"),
-        ("--request-timeout", "100000", "request_timeout"),
-        ("--allow-origin", "a.example", "allow_origin"),
-        ("--api-keys", "/no/such/file", "api_keys"),
-        ("--api-keys", "~nosuchuser/keys", "api_keys"),
+        ("--requests-per-minute", "0"),
+        ("--requests-per-minute", "1.5"),
+        ("--max-waiting", "-1"),
+        ("--max-running", "many"),
+        ("--max-memory", "5"),
+        ("--max-body", "0B"),
+        ("--max-body", "big"),
+        ("--max-message-chars", ""),
+        ("--request-timeout", "0"),
+        ("--request-timeout", "100000"),
+        ("--allow-origin", "a.example"),
+        ("--api-keys", "/no/such/file"),
+        ("--api-keys", "~nosuchuser/keys"),
     ],
 )
-def test_a_wrong_value_is_one_line_and_exit_code_2(
-    flag: str, value: str, field: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_value_is_one_line_and_exit_code_2(flag: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(f"{flag}={value}", capture=[]) == 2
     err = capfd.readouterr().err
-    assert err.startswith(f"error: {field}: ")
+    assert err.startswith(f"error: {flag}: got ")
     assert len(err.splitlines()) == 1
 
 

@@ -63,8 +63,9 @@ def test_messages_of_one_role_in_a_row_become_one() -> None:
     assert asked.question == "e\n\nf"
 
 
-def test_thoughts_of_earlier_answers_are_left_out() -> None:
-    asked = question(("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nB"), ("user", "c"))
+@pytest.mark.parametrize("answer", ["<think>\nhm\n</think>\n\nB", "hm</think>B", "[THINK]a</think>[/THINK] B", "B"])
+def test_thoughts_of_earlier_answers_are_left_out(answer: str) -> None:
+    asked = question(("user", "a"), ("assistant", answer), ("user", "c"))
     assert asked.earlier[1].content == "B"
 
 

@@ -47,8 +47,8 @@ def test_leaving_a_stream_ends_its_question(mas: LatentMAS) -> None:
         await pieces.aclose()
 
     asyncio.run(leave())
-    assert mas.running_turns() == []
     assert mas.ask(ASKED).answer
+    assert mas.running_turns() == []
 
 
 def test_several_answers_have_no_pieces() -> None:

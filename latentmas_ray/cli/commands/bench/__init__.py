@@ -5,6 +5,7 @@ from collections.abc import Callable
 import typer
 
 from latentmas_ray.cli.commands.bench.answer import answer
+from latentmas_ray.cli.commands.bench.serve import serve
 from latentmas_ray.cli.commands.bench.thoughts import thoughts
 from latentmas_ray.cli.commands.bench.transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
@@ -13,6 +14,7 @@ from latentmas_ray.errors import ConfigError
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure against a reference.")
 bench_app.command("transfer")(transfer)
 bench_app.command("answer")(answer)
+bench_app.command("serve")(serve)
 bench_app.command("thoughts")(thoughts)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from latentmas_ray.bench.answer.settings import names_in
-from latentmas_ray.cli.options import flag_of, whole_numbers
+from latentmas_ray.bench.answer.settings import NOTHING, names_in
+from latentmas_ray.cli.options import flag_of, numbers, whole_numbers
 
 
 def settings_flags(settings: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -43,7 +43,7 @@ def settings_flags(settings: type[Any]) -> Callable[[Callable[..., None]], Calla
 
 
 def _kind(hint: Any) -> Any:
-    """Return a type without None: int, float, str, or a tuple of int or str."""
+    """Return a type without None: int, float, str, or a tuple of them."""
     if hint in (int, float, str) or (get_args(hint)[1:] == (...,)):
         return hint
     return next(kind for kind in get_args(hint) if kind is not type(None))
@@ -52,12 +52,15 @@ def _kind(hint: Any) -> Any:
 def _parsed(field: Field[Any], kind: Any, value: Any) -> Any:
     if kind in (int, float, str):
         return value
-    return names_in(value) if get_args(kind)[0] is str else whole_numbers(field.name, value, _text(field.default))
+    of = get_args(kind)[0]
+    if of is str or value.strip() == NOTHING:
+        return names_in(value)
+    return (whole_numbers if of is int else numbers)(field.name, value, _text(field.default) or "0.5,2")
 
 
 def _parameter(field: Field[Any], kind: Any) -> inspect.Parameter:
     text = field.metadata["help"]
-    if field.default is not None:
+    if field.default not in (None, ()):
         text += f" (default: {_text(field.default)})"
     option = typer.Option(flag_of(field.name), metavar=field.metadata["metavar"], help=text)
     annotation = Annotated[(kind if kind in (int, float) else str) | None, option]  # type: ignore[valid-type]

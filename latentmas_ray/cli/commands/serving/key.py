@@ -1,24 +1,27 @@
 """`latentmas serve-key`: a new API key for an endpoint."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from latentmas_ray.paths import expand_home
+
 
 def serve_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="whose key it is, as the log names it")],
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the key and its entry")] = False,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="the file of --api-keys: add the key's entry to it")
+    ] = None,
 ) -> None:
-    """Make an API key: the entry for --api-keys on standard output, the key itself, once, on standard error.
+    """Make an API key for `latentmas serve`, and show it once.
 
-    `latentmas serve-key ann >> FILE` adds it to a file.
+    An entry, by which a server knows the key, is added to --file, or shown for LATENTMAS_API_KEYS.
     """
-    from latentmas_ray.serve.admission.keys import make_key
+    from latentmas_ray.serve.admission.keys import add_key, make_key
 
-    made = make_key(name)
-    if as_json:
-        typer.echo(json.dumps({"name": name, "key": made.key, "entry": made.entry}))
+    if file is not None:
+        typer.echo(add_key(expand_home("file", file), name))
         return
-    typer.echo(made.entry)
-    typer.echo(f"The key of {name}, which is stored nowhere: {made.key}", err=True)
+    made = make_key(name)
+    typer.echo(f"key    {made.key}")
+    typer.echo(f"entry  {made.entry}")

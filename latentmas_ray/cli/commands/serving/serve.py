@@ -98,6 +98,7 @@ def serve(
     number = whole_number("port", port, least=0, most=65_535)
     drain_seconds = whole_number("drain_timeout", drain, least=1, most=86_400)
     names = tuple(name.strip() for name in topologies.split(",") if name.strip())
+    from latentmas_ray.serve.admission.limits import is_local
     from latentmas_ray.serve.admission.logs import log_requests
     from latentmas_ray.serve.app import make_app
     from latentmas_ray.serve.reload import TopologyList
@@ -107,6 +108,8 @@ def serve(
     listed = TopologyList(names, topologies_file)
     teams = ServedTeams(config, listed.read())
     log_requests()
+    if limits.keys is None and not is_local(host):
+        typer.echo(f"note: anyone who reaches {host} may ask: there are no API keys (--api-keys)", err=True)
     typer.echo(f"loading {config.model_names} (process {os.getpid()})", err=True)
     run_server(
         make_app(teams, limits, loads=False),
