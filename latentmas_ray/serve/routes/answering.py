@@ -143,7 +143,7 @@ class HttpQuestions:
             if not is_handed_on:
                 await job.aclose()
 
-    async def _open(self, job: _Job) -> list[Reply]:
+    async def _open(self, job: _OpenRequest) -> list[Reply]:
         """Wait for a place in the queue, then ask. What is opened is closed with the job."""
         stack = job.stack
         turn = stack.enter_context(conversation_turn(self.endpoint.conversations, self.conversation))

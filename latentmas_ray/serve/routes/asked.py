@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from latentmas_ray.serve.api.errors import bad_field
-from latentmas_ray.serve.api.fields import UNSUPPORTED
 from latentmas_ray.serve.api.responses import TokenUsage
 from latentmas_ray.serve.api.sampling import SamplingRequest
 from latentmas_ray.serve.teams.reply import TeamAnswer
@@ -13,10 +11,7 @@ from latentmas_ray.tasks.question import Question
 
 
 def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
-    """Return what the team is asked. Raises ApiError (400) for a conversation."""
-    if (name := asked.latentmas.conversation) is not None:
-        expected = "working memory is not kept between requests; leave it out, and send the earlier messages"
-        raise bad_field("latentmas.conversation", name, expected, UNSUPPORTED)
+    """Return what the team is asked."""
     return TeamRequest(
         model=asked.model,
         question=question,
