@@ -170,6 +170,13 @@ def test_what_contradicts_a_conversation_is_refused_in_one_line(served: TeamApp)
     assert served.ask("GET", "/v1/conversations/refused", headers=HEADERS["anna"]).json()["exchanges"] == 2
 
 
+def test_a_conversation_that_is_too_long_is_a_clients_mistake(served: TeamApp) -> None:
+    said = [user("beads " * 20_000), {"role": "assistant", "content": "8"}, user(SAID[1])]
+    response = ask(served, body(said, "long"))
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded"), response.text
+    assert served.ask("GET", "/v1/conversations/long", headers=HEADERS["anna"]).status_code == 404
+
+
 def test_one_question_of_a_conversation_is_answered_at_a_time(served: TeamApp) -> None:
     async def both() -> list[int]:
         request = body([user(SAID[0])], "busy")

@@ -122,7 +122,11 @@ class ConversationStore:
             (self.metrics.hits if num_kept == len(exchanges) else self.metrics.losses).inc()
         num_tokens = conversation.num_tokens
         self.metrics.tokens.inc(num_tokens)
-        await self._complete(conversation)
+        try:
+            await self._complete(conversation)
+        except BaseException:
+            conversation.exchanges = exchanges[: _count(conversation.memory)]
+            raise
         return conversation.memory, num_tokens
 
     def add(self, conversation: KeptConversation, exchange: ChatExchange) -> None:
@@ -164,7 +168,8 @@ class ConversationStore:
         try:
             await self._complete(conversation)
         except LatentMASError as error:
-            _LOG.warning("the memory of conversation %s is not complete: %s", conversation.id, error)
+            # Without what the error says: that may hold a part of a text.
+            _LOG.warning("the memory of conversation %s is not complete: %s", conversation.id, type(error).__name__)
 
     async def _complete(self, conversation: KeptConversation) -> None:
         """Compute what the memory lacks, exchange by exchange, as it would have been computed turn by turn."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from latentmas_ray.engine.turn import GivenMemory
-from latentmas_ray.errors import QuestionsFailedError
+from latentmas_ray.errors import ContextLengthError, QuestionsFailedError
 from latentmas_ray.runs.results import Failure, ReturnedMemory
 from latentmas_ray.scheduler.run import Result
 from latentmas_ray.system.call import Call, given_memory, plan_call
@@ -53,7 +53,7 @@ def why_not_kept(fleet: Fleet, model: TeamVariant) -> str:
 
 async def add_exchange(fleet: Fleet, memory: "Memory | None", exchange: ChatExchange) -> "Memory":
     """Return the memory of a conversation with one more exchange; `memory` is that of those before, None if there are
-    none. Raises QuestionsFailedError for texts that are too long, and the errors of a run."""
+    none. Raises ContextLengthError for texts that are too long, and the errors of a run."""
     call = await asyncio.to_thread(_plan, fleet, memory, exchange)
     results: list[Result] = []
     async with aclosing(fleet.arun(call)) as running:
@@ -62,7 +62,7 @@ async def add_exchange(fleet: Fleet, memory: "Memory | None", exchange: ChatExch
     (result,) = results
     if not isinstance(result, ReturnedMemory):
         assert isinstance(result, Failure)
-        raise QuestionsFailedError((result,), 1)
+        raise ContextLengthError(result.error) if result.too_long else QuestionsFailedError((result,), 1)
     return await asyncio.to_thread(_joined, memory, result)
 
 
