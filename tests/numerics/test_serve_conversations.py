@@ -171,7 +171,7 @@ def test_what_contradicts_a_conversation_is_refused_in_one_line(served: TeamApp)
 
 
 def test_a_conversation_that_is_too_long_is_a_clients_mistake(served: TeamApp) -> None:
-    said = [user("beads " * 20_000), {"role": "assistant", "content": "8"}, user(SAID[1])]
+    said = [user("7 " * 50_000), {"role": "assistant", "content": "8"}, user(SAID[1])]
     response = ask(served, body(said, "long"))
     assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded"), response.text
     assert served.ask("GET", "/v1/conversations/long", headers=HEADERS["anna"]).status_code == 404

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.serve.test_command import serving
+from tests.unit.cli.test_serve_command import serving
 
 TEAM = """name: mine
 agents:
