@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
+from benchmarks.serving.ray_serve import start_serve
 from latentmas_ray import LatentMAS
 from latentmas_ray.bench.serve.reply import ChatClient, ChatQuestion, ClientReply
 from latentmas_ray.serve.ray_app import app
@@ -142,15 +142,12 @@ def _make_cluster() -> Cluster:
 
 
 def _deploy(settings: FaultSettings) -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
+    root = start_serve(location="HeadOnly")
     fields = {name: getattr(settings, name) for name in ("model", "topology", "latent_steps", "max_new_tokens")}
     # An agent has one actor, and all of them together leave room for a replacement on the other node.
     application = app({**fields, "temperature": 0, "placement": "spread"})
     serve.run(application, name="team", route_prefix="/")
-    return f"http://127.0.0.1:{port}/v1"
+    return f"{root}/v1"
 
 
 async def _disturbed(url: str, texts: list[str], settings: FaultSettings, cluster: Cluster) -> tuple[_Watched, float]:

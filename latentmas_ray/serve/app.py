@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from latentmas_ray.serve.admission.guard import RequestGuard
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.api.handlers import add_error_handlers
-from latentmas_ray.serve.routes import chat, completions, conversations, health, models
+from latentmas_ray.serve.routes import chat, completions, conversations, health, models, page
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.metrics import ServeMetrics
 from latentmas_ray.serve.teams.served import ServedTeams
@@ -34,7 +34,7 @@ def make_app(
 
     app = FastAPI(title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.endpoint = Endpoint(teams, limits, metrics or teams.metrics)
-    for module in (models, chat, completions, conversations, health):
+    for module in (models, chat, completions, conversations, health, page):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, limits=limits)

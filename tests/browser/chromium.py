@@ -54,8 +54,12 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Load a file. Its scripts have run when this returns."""
+        self.visit(path.resolve().as_uri())
+
+    def visit(self, url: str) -> None:
+        """Load a page. Its scripts have run when this returns."""
         self._loaded = False
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         while not self._loaded:
             self._take()
 

@@ -18,7 +18,25 @@ _SIMULATED = "it takes minutes; tests/unit/simulation/test_simulation.py runs a 
 _HUB = "it loads a model of 8 GB and a dataset from the hub"
 _REAL = "it needs the real model; tests/real/test_facts.py runs the same in Python"
 _CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/cluster/test_files.py checks the files"
+_SERVER = "it stays until it is ended, or asks a server; tests/serve runs the examples of docs/serving.md against one"
+_CURL = (
+    "curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d "
+    """'{"model": "latentmas/sequential", "messages": [{"role": "user", "content": """
+    """"Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"}], "temperature": 0}'"""
+)
 NOT_RUN = {
+    _CURL: _SERVER,
+    "latentmas serve --topology sequential --model tiny": _SERVER,
+    "lm_eval --model local-chat-completions --model_args model=latentmas/sequential,"
+    "base_url=http://127.0.0.1:8000/v1/chat/completions,num_concurrent=8 --tasks chain --include_path examples/serving "
+    "--apply_chat_template": _SERVER,
+    "serve run latentmas_ray.serve.ray_app:app model=tiny topology=sequential": (
+        "it stays until it is ended; tests/ray/test_serve_app.py runs the application"
+    ),
+    "latentmas bench serve --url http://127.0.0.1:8000/v1 --concurrency 1,16,64 --rates 2,4 --soak 30 "
+    "--plot load.png": (
+        "it takes half an hour; tests/unit/bench/test_serve.py runs it against a server without a model"
+    ),
     "pip install .": "it installs the package that is being tested",
     "latentmas eval --task gsm8k --model Qwen/Qwen3-4B --method latent --topology sequential --output runs/gsm8k": _HUB,
     "sudo .venv/bin/python cluster/local_cluster.py --nodes 3 -- latentmas eval --task chain --model tiny --limit 64": (

@@ -2,7 +2,6 @@
 leaves nothing."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,16 +46,14 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> str:
 def url(cluster: None, topology: str) -> Iterator[str]:
     from ray import serve
 
+    from benchmarks.serving.ray_serve import start_serve
     from latentmas_ray.serve.ray_app import app
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     free = ray.available_resources()["CPU"]
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
+        root = start_serve()
         serve.run(app({**FIELDS, "topology": topology, "latent_steps": 2}), name=APPLICATION, route_prefix="/")
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"{root}/v1"
     finally:
         serve.shutdown()
     while ray.available_resources().get("CPU", 0.0) < free:  # those of the team's actors

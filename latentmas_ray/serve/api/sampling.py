@@ -47,6 +47,12 @@ def is_conversation_id(name: str) -> bool:
     return _CONVERSATION.fullmatch(name) is not None
 
 
+def _check_lens(lens: bool, info: ValidationInfo) -> bool:
+    if lens and not info.data.get("trace", True):
+        raise refuse("it must be false without latentmas.trace, whose records have the thoughts")
+    return lens
+
+
 def _check_name(name: str) -> str:
     if not is_conversation_id(name):
         raise refuse(CONVERSATION_FORM)
@@ -59,6 +65,8 @@ class LatentOptions(ApiModel):
     latent_steps: Annotated[StepsSetting | None, BeforeValidator(_check_steps)] = None
     memory: Annotated[ServedMemory | None, BeforeValidator(_check_memory)] = None  # a control: what readers get of it
     trace: bool = False  # whether the answer has the events of its agents
+    # Whether these have the thoughts through the logit lens.
+    lens: Annotated[bool, AfterValidator(_check_lens)] = False
     # Whose working memory is kept for its next turn.
     conversation: Annotated[str, AfterValidator(_check_name)] | None = None
 

@@ -9,6 +9,8 @@ from latentmas_ray.serve.teams.settings import TeamRequest
 from latentmas_ray.system.serving import CallSettings
 from latentmas_ray.tasks.question import Question
 
+MAX_TRACED = 1_000_000  # of a batch whose questions ask for the lens: all
+
 
 def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
     """Return what the team is asked."""
@@ -23,10 +25,12 @@ def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
             samples=asked.n,
             latent_steps=asked.latentmas.latent_steps,
             memory=asked.latentmas.memory,
+            trace=MAX_TRACED if asked.latentmas.lens else None,
         ),
         stop=asked.stops,
         streams=asked.streams,
         trace=asked.latentmas.trace,
+        lens=asked.latentmas.lens,
     )
 
 

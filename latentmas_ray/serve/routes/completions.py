@@ -28,7 +28,7 @@ async def complete(request: Request) -> Response:
     model = endpoint.model(asked.model)
     refuse_conversation(asked.latentmas.conversation)
     questions = completion_questions(asked, "q0", endpoint.limits.messages)
-    form = _TextForm(asked, model.topology.answering_agent.name, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
+    form = _TextForm(asked, model.topology.answering_agents[0].name, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
     requests = [team_request(asked, question) for question in questions]
     return await HttpQuestions(request=request, asked=requests, form=form).answer()
 

@@ -42,7 +42,7 @@ def _team(model: TeamVariant) -> dict[str, Any]:
     return {
         "topology": model.name.partition("/")[0],
         "method": config.method,
-        "model": config.model,
+        "model": config.model.rstrip("/").rpartition("/")[2],  # of a folder its name: where it is concerns no client
         "agents": [{"name": one.name, "thinks": one.thinks, "reads": list(one.reads)} for one in topology.agents],
         "max_tokens": config.max_new_tokens or MAX_NEW_TOKENS,
         **steps,

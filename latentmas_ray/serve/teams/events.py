@@ -6,12 +6,15 @@ it is over and has `seconds`. `reads` and `writes` have `tokens`, `thinks` has `
 `bytes`, `transport`, `seconds` and `exposed_seconds`, and comes when the reader has read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import asdict
 from typing import Any
 
+from latentmas_ray.engine.diagnostics.trace import AgentTrace
 from latentmas_ray.engine.turn import NewTokens, TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer
-from latentmas_ray.runs.run_events import TurnFinished
+from latentmas_ray.runs.run_events import TurnFinished, TurnRepeated
+from latentmas_ray.scheduler.answers import split_bytes
 from latentmas_ray.topology import Topology
 
 Record = dict[str, Any]
@@ -20,11 +23,19 @@ Record = dict[str, Any]
 class QuestionRecords:
     """Makes the records of one question."""
 
-    def __init__(self, topology: Topology, question_id: str, max_new_tokens: int | None) -> None:
-        self._topology, self._id, self._most = topology, question_id, max_new_tokens
+    def __init__(self, topology: Topology, question_id: str, max_new_tokens: int | None, *, lens: bool = False) -> None:
+        """`lens`: with the thoughts of a traced question, as `engine.diagnostics.trace.Thought` has them."""
+        self._topology, self._id, self._most, self._lens = topology, question_id, max_new_tokens, lens
         self._finished: set[str] = set()
+        self._writers = {agent.name for agent in topology.agents if agent.thinks == "text"}
+        self._bytes: dict[str, tuple[int, ...]] = {}  # of each question of the batch, by source
         self._began: set[str] = set()
         self._writing: set[str] = set()
+
+    @property
+    def finished(self) -> Set[str]:
+        """The agents whose turn is over."""
+        return self._finished
 
     def start(self) -> Iterator[Record]:
         """The question was given to the agents."""
@@ -46,12 +57,22 @@ class QuestionRecords:
             return
         index, count = event.question_ids.index(self._id), len(event.question_ids)
         self._finished.add(result.agent)
+        self._bytes[result.agent] = result.segment_bytes
         for read in result.reads:
-            yield _hand_over(
-                read.source, result.agent, read.num_bytes // count, read.transport, read.seconds, read.exposed_seconds
-            )
+            weights = self._bytes.get(read.source) or (0,) * count
+            own = split_bytes(read.num_bytes, weights)[index]
+            yield _hand_over(read.source, result.agent, own, read.transport, read.seconds, read.exposed_seconds)
         yield from _turn(result, index)
+        yield from self._thoughts(result.agent, result.traces.get(self._id))
         yield from self._begin()
+
+    def repeat(self, event: TurnRepeated) -> Iterator[Record]:
+        """An agent's turn was lost and starts again. The reason is not told: it may name a machine."""
+        if self._id in event.question_ids:
+            for names in (self._finished, self._writing):
+                names.discard(event.agent)
+            self._began.add(event.agent)
+            yield {"agent": event.agent, "what": "repeats"}
 
     def finish(self, answer: Answer) -> Iterator[Record]:
         """The question has its answer: what is not known of its agents yet."""
@@ -62,7 +83,12 @@ class QuestionRecords:
             for one in answer.transfers:
                 if one.reader == name:
                     yield _hand_over(one.source, name, one.num_bytes, one.transport, one.seconds, one.exposed_seconds)
-            yield from _use(name, use)
+            yield from _use(name, use, writes=name in self._writers)
+            yield from self._thoughts(name, answer.trace.agents.get(name) if answer.trace is not None else None)
+
+    def _thoughts(self, agent: str, trace: AgentTrace | None) -> Iterator[Record]:
+        if self._lens and trace is not None and trace.thoughts:
+            yield {"agent": agent, "what": "thoughts", "thoughts": [asdict(thought) for thought in trace.thoughts]}
 
     def _begin(self) -> Iterator[Record]:
         """The agents whose sources have all finished, and that had not begun."""
@@ -85,7 +111,7 @@ def _turn(result: TurnResult, index: int) -> Iterator[Record]:
         yield {"agent": result.agent, "what": "writes", "seconds": phases.decode, "tokens": tokens}
 
 
-def _use(agent: str, use: AgentUse) -> Iterator[Record]:
+def _use(agent: str, use: AgentUse, *, writes: bool) -> Iterator[Record]:
     seconds = use.seconds
     yield {"agent": agent, "what": "waits", "seconds": seconds.get("wait", 0.0)}
     reading = seconds.get("absorb", 0.0) + seconds.get("prefill", 0.0)
@@ -97,7 +123,7 @@ def _use(agent: str, use: AgentUse) -> Iterator[Record]:
             "seconds": seconds.get("think", 0.0),
             "latent_steps": use.latent_steps,
         }
-    if use.output_tokens or use.cut_off is not None:
+    if use.output_tokens or writes:
         yield {"agent": agent, "what": "writes", "seconds": seconds.get("decode", 0.0), "tokens": use.output_tokens}
 
 

@@ -1,16 +1,17 @@
 """The run of one lot: its events and results go to the replies of its questions."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from latentmas_ray.errors import ContextLengthError, InputError, LatentMASError, QuestionsFailedError, RunError
 from latentmas_ray.runs.results import Answer, Failure
-from latentmas_ray.runs.run_events import RunEvent, TextWritten, TurnFinished
+from latentmas_ray.runs.run_events import RunEvent, TextWritten, TurnFinished, TurnRepeated
 from latentmas_ray.scheduler.run import WithdrawnQuestions
 from latentmas_ray.serve.teams.batcher import Lot
 from latentmas_ray.serve.teams.choices import choices_of, whole_texts
 from latentmas_ray.serve.teams.events import QuestionRecords, Record
+from latentmas_ray.serve.teams.progress import ASK_SECONDS, QuestionProgress, RunningTurns
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, TeamAnswer
 from latentmas_ray.serve.teams.streams import ReplyTexts
 from latentmas_ray.system.serving import Fleet, TeamVariant
@@ -20,9 +21,15 @@ class LotRun:
     """Runs a lot on a fleet. Everything but the observer runs in one event loop."""
 
     def __init__(
-        self, fleet: Fleet, model: TeamVariant, lot: Lot, on_turn: Callable[[Lot, TurnFinished], None]
+        self,
+        fleet: Fleet,
+        model: TeamVariant,
+        lot: Lot,
+        on_turn: Callable[[Lot, TurnFinished], None],
+        running_turns: RunningTurns,
     ) -> None:
         """`on_turn` is called for each turn that an agent has finished."""
+        self._running_turns = running_turns
         self._fleet, self._model, self._lot, self._on_turn = fleet, model, lot, on_turn
         self._replies = {reply.question.id: reply for reply in lot.replies}
         self._texts: dict[str, ReplyTexts] = {}
@@ -55,7 +62,7 @@ class LotRun:
                 requests={one.question.id: one.request.span for one in self._lot.replies if one.request.span},
             )
             self._start_records(call.request.settings.sampling.max_new_tokens)
-            async with aclosing(self._fleet.arun(call)) as results:
+            async with aclosing(self._fleet.arun(call)) as results, self._watching():
                 async for result in results:
                     reply = self._replies[result.id]
                     if isinstance(result, Answer):
@@ -87,15 +94,19 @@ class LotRun:
 
     def on_event(self, event: RunEvent) -> None:
         """Pass an event of the run, which comes in the scheduler's thread, to the event loop."""
-        if isinstance(event, TurnFinished | TextWritten):
+        if isinstance(event, TurnFinished | TextWritten | TurnRepeated):
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._handle, event)
 
-    def _handle(self, event: TurnFinished | TextWritten) -> None:
+    def _handle(self, event: TurnFinished | TextWritten | TurnRepeated) -> None:
         if isinstance(event, TurnFinished):
             for name, records in self._records.items():
                 self._send_records(self._replies[name], records.finish_turn(event))
             self._on_turn(self._lot, event)
+            return
+        if isinstance(event, TurnRepeated):
+            for name, own in self._records.items():
+                self._send_records(self._replies[name], own.repeat(event))
             return
         reply = self._replies[event.question_id]
         if reply.is_over:
@@ -113,8 +124,28 @@ class LotRun:
     def _start_records(self, max_new_tokens: int) -> None:
         for name, reply in self._replies.items():
             if reply.request.trace:
-                records = self._records[name] = QuestionRecords(self._model.topology, name, max_new_tokens)
+                records = self._records[name] = QuestionRecords(
+                    self._model.topology, name, max_new_tokens, lens=reply.request.lens
+                )
                 self._send_records(reply, records.start())
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        progress = {name: QuestionProgress(name) for name in self._records if self._replies[name].request.streams}
+        watch = asyncio.create_task(self._watch(progress)) if progress else None
+        try:
+            yield
+        finally:
+            if watch is not None:
+                watch.cancel()
+
+    async def _watch(self, progress: Mapping[str, QuestionProgress]) -> None:
+        """Send records of how far the agents are, by question, until it is cancelled."""
+        while True:
+            turns = await self._running_turns.fetch()
+            for name, one in progress.items():
+                self._send_records(self._replies[name], one.update(turns, self._records[name].finished))
+            await asyncio.sleep(ASK_SECONDS)
 
     def _send_answer(self, reply: Reply, answer: Answer) -> None:
         topology, stop = self._model.topology, reply.request.stop

@@ -11,6 +11,7 @@ from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.serve.teams.batcher import Batcher, Lot, Stages
 from latentmas_ray.serve.teams.lot_run import LotRun
 from latentmas_ray.serve.teams.metrics import ServeMetrics, TurnMetrics
+from latentmas_ray.serve.teams.progress import RunningTurns
 from latentmas_ray.serve.teams.reply import Reply
 from latentmas_ray.serve.teams.settings import OWNER, TeamRequest, stream_name
 from latentmas_ray.system.serving import Fleet, TeamVariant
@@ -32,6 +33,7 @@ class ServedTeams:
             self.fleet = before.fleet.with_topologies(topologies)
         self.models: dict[str, TeamVariant] = {f"{OWNER}/{name}": one for name, one in self.fleet.models.items()}
         self.num_open = 0  # requests to them that are not over
+        self._running_turns = RunningTurns(self.fleet.running_turns)
         self._info: RuntimeInfo | None = None
         self._stages: dict[str, Stages] = {}
         self._batcher = Batcher(self._stages_of, self._start_lot, config.batch_size)
@@ -129,7 +131,7 @@ class ServedTeams:
     def _start_lot(self, lot: Lot) -> None:
         self._lot_of.update(dict.fromkeys(lot.replies, lot))
         model = self.models[lot.replies[0].request.model]
-        self._runs[lot] = LotRun(self.fleet, model, lot, self._batcher.note)
+        self._runs[lot] = LotRun(self.fleet, model, lot, self._batcher.note, self._running_turns)
         self._tasks[lot] = asyncio.create_task(self._run(lot))
 
     async def _run(self, lot: Lot) -> None:

@@ -24,6 +24,7 @@ class TeamRequest:
     stop: tuple[str, ...] = ()  # texts that end the answer, which ends before them
     streams: bool = False  # the reply has the text as it is written
     trace: bool = False  # the reply has what every agent does
+    lens: bool = False  # and its thoughts through the logit lens; its settings must ask for them, too
     given: GivenMemory | None = None  # of its conversation: all agents read it first
     given_tokens: int = 0  # of it
     span: "RequestSpan | None" = None  # of the HTTP request, if spans are exported

@@ -20,6 +20,7 @@ class CallSettings:
     samples: int | None = None
     latent_steps: int | str | None = None
     memory: MemoryName | None = None
+    trace: int | None = None  # so many questions of the batch, the first ones, through the logit lens
 
     def changes(self) -> dict[str, Any]:
         """Return the fields that are set."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.choices import RUN_METHODS
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.runs.run_events import Observer
@@ -128,6 +129,8 @@ class Fleet:
         observer gets as they are written, `stop` texts that end an answer; `given` is memory that all agents read
         first, `requests` are, by question, the spans of those that have asked it. Raises InputError kinds for settings
         that the model cannot do."""
+        if (settings.samples or 1) > 1 and len(model.topology.answering_agents) > 1:
+            raise ConfigError("samples", settings.samples, "several agents answer, of which one answer is made: use 1")
         more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "given": given, "warns": False}
         return model.setup.call_with(settings.changes(), questions, observer=observer, requests=requests, **more)
 
@@ -136,6 +139,10 @@ class Fleet:
         async with aclosing(self._actors.live.arun(call.request, call.check_memory)) as results:
             async for result in results:
                 yield result
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now; see `LiveRuntime.running_turns`."""
+        return self._actors.live.running_turns()
 
     def close(self) -> None:
         """Shut down the actors, and Ray if this fleet started it. Safe to call twice."""

@@ -9,7 +9,9 @@ import openai
 import pytest
 
 from latentmas_ray.serve.api.errors import ApiError
+from latentmas_ray.serve.api.messages import MessageLimits, chat_question
 from latentmas_ray.serve.api.requests import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from latentmas_ray.serve.routes.asked import team_request
 
 CHAT: dict[str, Any] = {"model": "latentmas/sequential", "messages": [{"role": "user", "content": "Why?"}]}
 PROMPT: dict[str, Any] = {"model": "latentmas/sequential", "prompt": "Why?"}
@@ -165,6 +167,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"latentmas": {"latent_steps": -1}}, "latentmas.latent_steps"),
     ({"latentmas": {"latent_steps": True}}, "latentmas.latent_steps"),
     ({"latentmas": {"memory": "deranged"}}, "latentmas.memory"),
+    ({"latentmas": {"lens": True}}, "latentmas.lens"),  # its thoughts would have no place
+    ({"latentmas": {"lens": True, "trace": False}}, "latentmas.lens"),
+    ({"latentmas": {"lens": "yes", "trace": True}}, "latentmas.lens"),
     ({"latentmas": {"conversation": "a/b"}}, "latentmas.conversation"),
 ]
 
@@ -236,3 +241,14 @@ def test_a_completion_that_cannot_be_is_refused(fields: dict[str, Any], param: s
     with pytest.raises(ApiError) as caught:
         parse_completion(json.dumps({**PROMPT, **fields}).encode())
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_thoughts_are_asked_of_the_whole_batch() -> None:
+    with_lens, without = (
+        team_request(asked, chat_question(asked, "q0", MessageLimits()))
+        for asked in (chat(latentmas={"trace": True, "lens": True}), chat(latentmas={"trace": True}))
+    )
+    assert (with_lens.trace, with_lens.lens, without.lens) == (True, True, False)
+    assert with_lens.settings.trace
+    assert without.settings.trace is None
+    assert with_lens.batch_key != without.batch_key  # those without do not pay for it
