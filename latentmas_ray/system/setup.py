@@ -174,9 +174,8 @@ class Setup:
         topology = apply_control(self.topology, config.memory) if "memory" in changes else self.topology
         self._check_models(config, topology)
         checked = self._controlled(questions, config.memory, topology)
-        observers = Observers(
-            observer, self._observer, self.spans.observer(config, topology, checked, more.pop("requests", None))
-        )
+        spans = self.spans.observer(config, topology, checked, more.pop("requests", None))
+        observers = Observers(observer, self._observer, spans)
         return plan_call(config, topology, checked, observer=observers, **more)
 
     def _given_of(self, memory: "Memory") -> GivenMemory:

@@ -26,7 +26,7 @@ class ServedTeams:
         """Check the configuration; `topologies` are served besides its own, on the actors of the teams `before`, if
         there are some. Raises InputError kinds."""
         self.config = config
-        self.metrics = ServeMetrics() if before is None else before.metrics
+        self.metrics: ServeMetrics = ServeMetrics() if before is None else before.metrics
         if before is None:
             self.fleet = Fleet(config, topologies, make_sink=partial(TurnMetrics, self.metrics.registry))
         else:
