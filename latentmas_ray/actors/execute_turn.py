@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
+from latentmas_ray.actors.receiver import IncomingSegment, SentChunk, make_receiver
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.timing.phase_spans import cut_waits
@@ -108,11 +108,7 @@ def execute_turn(
     engine, the transport and the wire format raise.
     """
     idle_since = time.time() if idle_since is None else idle_since
-    receiver: SegmentReceiver | GivenMemoryReceiver
-    if work.given is not None:
-        receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec, transport.authenticator)
-    else:
-        receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since, translated=work.translated)
+    receiver = make_receiver(work, transport, incoming, runner.spec, idle_since=idle_since)
     sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
     listener = {} if on_tokens is None else {"on_tokens": on_tokens}
     chunk, result = runner.run(work, receiver, outgoing=sender, **listener)

@@ -23,6 +23,7 @@ from latentmas_ray.runs.run_events import TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
     RuntimeInfo,
+    StandIns,
     TurnFailed,
     TurnHandle,
     events_of_result,
@@ -77,6 +78,12 @@ class LocalRuntime:
             kv_spec=runners[0].spec.of_shard(WHOLE),
             kv_specs={agent: self._runner_of(agent).spec.of_shard(WHOLE) for agent in self._own},
         )
+
+    def set_stand_ins(self, stand_ins: StandIns, info: RuntimeInfo) -> RuntimeInfo:
+        """See `TakesStandIns`. Agents without a model of their own have the first one anyway."""
+        self._own |= {agent: self._own[one] for (agent, _), one in stand_ins.items() if one in self._own}
+        specs = {agent: self._runner_of(agent).spec.of_shard(WHOLE) for agent in self._own}
+        return replace(info, kv_specs=specs)
 
     def _runner_of(self, agent: str) -> Runner:
         assert self._runners, "start() comes first"

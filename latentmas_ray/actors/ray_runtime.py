@@ -128,20 +128,25 @@ class RayRuntime:
         specs = {agent: spec.of_shard(WHOLE) for agent, spec in self._manager.specs().items()}
         spec = max(specs.values(), key=lambda one: one.bytes_per_token)
         layout = self._manager.request.planner.layout
-        return RuntimeInfo(
+        about = (layout.line if layout else "", self._manager.describe(), why, self._note)
+        info = RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             state_bytes=max(one.state_bytes for one in specs.values()),
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._cluster.bytes_in_flight({one.node_id for one in self._manager.loaded}),
-            description=", ".join(
-                filter(None, (layout.line if layout else "", self._manager.describe(), why, self._note))
-            ),
+            description=", ".join(filter(None, about)),
             transfer_costs=self._transfer_costs(),
             kv_specs=specs,
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
             layout=layout,
         )
+        return self._manager.request.complete(info)
+
+    def set_stand_ins(self, stand_ins: Mapping[tuple[str, str], str], info: RuntimeInfo) -> RuntimeInfo:
+        """See `TakesStandIns`."""
+        self._manager.request = replace(self._manager.request, stand_ins=stand_ins)
+        return self._manager.request.complete(info)
 
     def submit(
         self, work: TurnRequest, segments: Mapping[str, SegmentRef], on_tokens: OnTokens | None = None
@@ -162,9 +167,8 @@ class RayRuntime:
         )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         place = TurnPlace(replica.name, replica.nodes, work.submitted_at)
-        handle = TurnHandle(
-            work.agent, segment, _Submitted(turn, replica, agent), work.question_ids, work.is_last, place
-        )
+        own = _Submitted(turn, replica, agent)
+        handle = TurnHandle(work.agent, segment, own, work.question_ids, work.is_last, place)
         replica.pending[turn] = handle
         self._pending[handle] = frozenset(work.question_ids)
         self._ready.watch(handle, turn.results, replica)
@@ -334,8 +338,7 @@ class RayRuntime:
         """Return the links over which a segment may be read; None if that makes no difference."""
         if not isinstance(self._current_transport, PerLink):
             return None
-        replicas = self._manager.request.with_stand_ins(self._manager.replicas_of())
-        return self._links.links_to(replica, tuple(agents), replicas)
+        return self._links.links_to(replica, self._manager.request.agents_for(agents), self._manager.replicas_of())
 
     @property
     def _current_transport(self) -> Transport:

@@ -8,7 +8,7 @@ from typing import Any
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 from latentmas_ray.engine.timing.phase_spans import Wait
-from latentmas_ray.engine.turn import GivenMemory, ReadAs, SegmentRead
+from latentmas_ray.engine.turn import GivenMemory, ReadAs, SegmentRead, TurnRequest
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.chunk import close, repeat
 from latentmas_ray.memory.reslice import reslice
@@ -201,6 +201,62 @@ class GivenMemoryReceiver:
     def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return no records: nothing was transferred."""
         return ()
+
+
+class _ReceiverAfterGiven:
+    """Receives memory that comes with the turn's request, and the segments of other turns after it."""
+
+    def __init__(self, given: GivenMemoryReceiver, others: SegmentReceiver) -> None:
+        self._given, self._others = given, others
+        self._agents_given = given.segments().keys()
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long it has waited."""
+        return self._others.waited_seconds
+
+    @property
+    def waits(self) -> Sequence[Wait]:
+        """When it has waited."""
+        return self._others.waits
+
+    def segments(self) -> dict[str, Segment | SegmentMeta]:
+        """Return each agent's segment; see `SegmentReceiver.segments`."""
+        return {**self._given.segments(), **self._others.segments()}
+
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
+        """Yield all chunks with their agents."""
+        yield from self._given.chunks()
+        yield from self._others.chunks()
+
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
+        """Yield the chunks of one segment, in order."""
+        return (self._given if agent in self._agents_given else self._others).chunks_of(agent)
+
+    def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+        """Return one record per segment of another turn."""
+        return self._others.transfers(recomputed)
+
+
+def make_receiver(
+    work: TurnRequest,
+    transport: Transport,
+    incoming: Sequence[IncomingSegment],
+    spec: KVCacheSpec,
+    *,
+    idle_since: float,
+    busy_within: Callable[[float, float], float] | None = None,
+) -> SegmentReceiver | GivenMemoryReceiver | _ReceiverAfterGiven:
+    """Return what receives the memory that a turn reads. Raises what the receivers raise."""
+    given = None
+    if work.given is not None:
+        given = GivenMemoryReceiver(work.given, len(work.prompts), spec, transport.authenticator)
+        if not incoming:
+            return given
+    others = SegmentReceiver(
+        transport, incoming, spec, idle_since=idle_since, busy_within=busy_within, translated=work.translated
+    )
+    return others if given is None else _ReceiverAfterGiven(given, others)
 
 
 def complete_segments(chunks: Mapping[str, SentChunk]) -> list[IncomingSegment]:

@@ -67,6 +67,8 @@ class GivenMemory:
     recomputed: frozenset[str] = frozenset()  # the agents whose segments have no KV
     texts: Mapping[str, str] = field(default_factory=dict)  # by agent: text for the reader's prompt
     segment_id: str = ""  # begins the names of its segments, once it is sent to other processes
+    # Every agent reads it, before the memory of the other agents; else the answering agent reads it instead of theirs.
+    is_first: bool = False
 
     def chunk_id(self, agent: str) -> ChunkId:
         """The name of one agent's segment, once it is sent."""
@@ -153,9 +155,10 @@ class TurnRequest:
 
     def segment_order(self) -> tuple[str, ...]:
         """The agents whose segments come from other turns, each once, in the order of the arguments."""
-        if self.given is not None:
-            return ()
-        return tuple(dict.fromkeys(name for memory in self.reads for name in memory.agents()))
+        given = () if self.given is None else self.given.reads
+        known = {name for memory in given for name in memory.agents()}
+        names = dict.fromkeys(name for memory in self.reads for name in memory.agents())
+        return tuple(name for name in names if name not in known)
 
 
 @dataclass(frozen=True, kw_only=True)

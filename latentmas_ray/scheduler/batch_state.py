@@ -38,8 +38,8 @@ class BatchState:
     ) -> None:
         """Render the prompts that need no other agent's text. Raises TopologyError if a prompt cannot be rendered.
 
-        `given` is memory that the answering agent reads instead of other agents' memory. With `keeps_memory` the
-        results contain the segments that the answering agent reads.
+        `given` is memory that the answering agent reads instead of other agents' memory, or that every agent reads
+        before it. With `keeps_memory` the results contain the segments that the answering agent reads.
         """
         self.retry = retry
         self.batch = retry.batch
@@ -175,8 +175,7 @@ class BatchState:
 
     def segments_for(self, request: TurnRequest) -> dict[str, Any]:
         """Return the (future) segments that `request` reads, in the order of `request.segment_order()`."""
-        names = () if request.given is not None else self._index.sources[request.agent]
-        return {name: self.handles[name].segment for name in names}
+        return {name: self.handles[name].segment for name in self._index.sources[request.agent]}
 
     def add_handle(self, handle: TurnHandle) -> None:
         """Store the handle of a submitted turn."""

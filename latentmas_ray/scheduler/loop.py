@@ -52,7 +52,7 @@ class Scheduler:
     ) -> None:
         """`info` is the result of `runtime.start()`, with the default of `memory_limit_bytes`. `clock`: in seconds."""
         self._runtime = runtime
-        self._info = info
+        self.info = info  # for runs that start later
         self._metrics = metrics or NoMetrics()
         self._clock = clock
         self._grader = grader
@@ -73,7 +73,7 @@ class Scheduler:
         """
         run = Run(
             request,
-            self._info,
+            self.info,
             metrics=self._metrics,
             clock=self._clock,
             grader=self._grader,
@@ -81,7 +81,7 @@ class Scheduler:
         )
         self._num_batches = 1 + max((batch.number for batch in run.batches), default=self._num_batches)
         self._agents.update(agent.name for agent in run.topology_index.agents)
-        run.counters.start(run.describe(self._info.description))
+        run.counters.start(run.describe(self.info.description))
         self._runs.append(run)
         return run
 
@@ -174,7 +174,7 @@ class Scheduler:
             self._in_flight.add(handle, run, batch_state)
             if (bounds := batch_state.new_bounds(request)) is not None:
                 self._memory_budget.reserve(batch_state, {request.agent: bounds})
-            if self._info.is_synchronous:
+            if self.info.is_synchronous:
                 return  # the end of this turn submits the next one
 
     def _poll(self, timeout_seconds: float) -> bool:
@@ -195,7 +195,7 @@ class Scheduler:
                 case QuestionDone():
                     questions.append(event)
                 case CapacityChanged():
-                    self._info = change_capacity(self._info, event, self._runs)
+                    self.info = change_capacity(self.info, event, self._runs)
                 case _:
                     for run in self._runs:
                         run.counters.send(event)
@@ -297,11 +297,11 @@ class Scheduler:
         batch_state.add_result(result)
         finish.settle_failed(run, batch_state, result, self._runtime.cancel)
         needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
-        if self._info.is_synchronous:
+        if self.info.is_synchronous:
             run.counters.count_turn(event)  # its observer sees the turn before the next one is executed
         if submit_next and needs_more:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
-        if not self._info.is_synchronous:
+        if not self.info.is_synchronous:
             run.counters.count_turn(event)
         if result.agent in batch_state.bounds:
             self._memory_budget.set_size(batch_state, result.agent, result.segment_bytes)

@@ -9,7 +9,7 @@ tokens of a turn, replicas and nodes that were added or lost.
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import NewTokens, OnTokens, TurnRequest, TurnResult
@@ -156,6 +156,19 @@ class RuntimeInfo:
     def spec_of(self, agent: str) -> Any:
         """The spec of an agent's model."""
         return self.kv_specs.get(agent, self.kv_spec)
+
+
+# For agents without actors, by name and how they think: the agent whose actors execute their turns.
+StandIns = Mapping[tuple[str, str], str]
+
+
+@runtime_checkable
+class TakesStandIns(Protocol):
+    """A runtime whose actors can execute the turns of further agents."""
+
+    def set_stand_ins(self, stand_ins: StandIns, info: RuntimeInfo) -> RuntimeInfo:
+        """Execute the turns of these agents, too, from now on; those of before have to be among them while turns of
+        theirs run. Returns `info` with them."""
 
 
 class Runtime(Protocol):

@@ -50,8 +50,9 @@ class RunRequest:
     """A request to run batches through a topology.
 
     `num_done` questions had an answer before; they are only part of the progress. With goal `think` the results are
-    `ReturnedMemory`, the memory that the answering agent would read; with `answer-from-memory` it reads `given`. With
-    `keeps_memory` answers contain the memory that the answering agent read.
+    `ReturnedMemory`, the memory that the answering agent would read, without `given`; with `answer-from-memory` it
+    reads `given`. With the other goals every agent reads `given` first (`GivenMemory.is_first`). With `keeps_memory`
+    answers contain the memory that the answering agent read.
     """
 
     topology: Topology

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from latentmas_ray.errors import RunError
 from latentmas_ray.scheduler.loop import POLL_SECONDS, Scheduler
+from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import Result, Run, RunRequest
 
 T = TypeVar("T")
@@ -152,6 +153,15 @@ class SharedScheduler:
         """Whether a call takes precedence over the next step. Otherwise the thread that executes steps would take the
         scheduler again before any other thread wakes up."""
         return bool(self._num_calls or self._new_calls)
+
+    def change_info(self, change: Callable[[RuntimeInfo], RuntimeInfo]) -> RuntimeInfo:
+        """Change what is known of the runtime between two steps, for runs that start later; returns it."""
+
+        def set_info() -> RuntimeInfo:
+            self._scheduler.info = change(self._scheduler.info)
+            return self._scheduler.info
+
+        return self._call(set_info)
 
     def _call(self, action: Callable[[], T], *, even_if_closed: bool = False) -> T:
         """Execute `action` between two steps. Raises the error that closed the scheduler, and RunError within a

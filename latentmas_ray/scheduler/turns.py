@@ -180,16 +180,12 @@ def build_turn(
 
     `texts` has, by text agent, one text for each question; text agents that are missing are left out of the context.
     `fallbacks` has, by latent agent and question id, text written in place of memory; it is part of the context too.
-    With `given` the answering agent reads that memory in place of the outputs of other agents. `read_by` are the agents
-    that read its segment; with `keeps_memory` the result contains that. `translated` are the agents with another model
-    whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot be rendered."""
-    transfer_modes, translated = transfer_modes or {}, translated or {}
-    reads = topology.memory_read_by(agent.name)
-    is_recomputed = "recompute" in transfer_modes.values()  # most runs have none, and this is asked for every turn
-    names = agents_of(reads) if is_recomputed else ()
-    recomputed = frozenset(name for name in names if transfer_modes.get(name) == "recompute").union(translated)
-    if given is not None:
-        reads, recomputed, translated = given.reads, given.recomputed, {}
+    With `given` the agent reads that memory in place of the outputs of other agents, or before them (`is_first`).
+    `read_by` are the agents that read its segment; with `keeps_memory` the result contains that. `translated` are the
+    agents with another model whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot
+    be rendered."""
+    transfer_modes = transfer_modes or {}
+    reads, recomputed, translated = _reads(topology, agent, transfer_modes, translated or {}, given)
     contexts = _contexts(topology, agent, batch, texts, fallbacks or {}, given)
     steps = _latent_steps(agent, settings)
     return TurnRequest(
@@ -230,6 +226,26 @@ def _of_answers(settings: DriverSettings, batch: Batch) -> dict[str, Any]:
     return {"samples": settings.samples, "stop": settings.stop, "streamed": streamed}
 
 
+def _reads(
+    topology: Topology,
+    agent: Agent,
+    transfer_modes: Mapping[str, SentAs],
+    translated: Mapping[str, str],
+    given: GivenMemory | None,
+) -> tuple[tuple[AgentMemory, ...], frozenset[str], Mapping[str, str]]:
+    """Return what an agent reads, which of it arrives as recompute inputs, and the models of what is translated."""
+    if given is not None and not given.is_first:
+        return given.reads, given.recomputed, {}
+    reads = topology.memory_read_by(agent.name)
+    is_recomputed = "recompute" in transfer_modes.values()  # most runs have none, and this is asked for every turn
+    names = agents_of(reads) if is_recomputed else ()
+    recomputed = frozenset(name for name in names if transfer_modes.get(name) == "recompute").union(translated)
+    if given is not None:
+        reads = tuple(one.after(given.reads) for one in reads) or given.reads
+        recomputed |= given.recomputed
+    return reads, recomputed, translated
+
+
 def _contexts(
     topology: Topology,
     agent: Agent,
@@ -239,7 +255,7 @@ def _contexts(
     given: GivenMemory | None,
 ) -> list[str]:
     """Return, for each question, the texts of other agents for the prompt of `agent`, in topological order."""
-    if given is not None:
+    if given is not None and not given.is_first:
         return [format_context(list(given.texts.items()))] * len(batch.questions)
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
     if not ancestors and not any(fallbacks.values()):

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.serve.reload import Reloader, TopologyList
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.units import format_seconds
 
@@ -78,11 +79,13 @@ def run_server(
     drain_seconds: float,
     tell: Callable[[str], None],
     on_ready: Callable[[int], None],
+    topologies: TopologyList | None = None,
 ) -> None:
     """Serve `app` (which does not load: `make_app`) until a signal. The models are loaded while `/health` is answered.
 
     `on_ready` gets the port, which the system chooses if `port` is 0, once the models are loaded. `tell` gets lines for
-    the user. Raises ConfigError for an address that cannot be used, and what `ServedTeams.start` raises.
+    the user. With `topologies` SIGHUP reads them again.
+    Raises ConfigError for an address that cannot be used, and what `ServedTeams.start` raises.
     """
     config = uvicorn.Config(
         app,
@@ -101,6 +104,8 @@ def run_server(
     server = DrainingServer(config, app.state.endpoint, tell)
 
     async def serve() -> None:
+        if topologies is not None:
+            Reloader(app.state.endpoint, topologies, tell).install()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         loading = asyncio.create_task(app.state.endpoint.teams.start())
         try:

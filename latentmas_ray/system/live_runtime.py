@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator, Callable, Collection, Generator, Ite
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.metrics import MetricSink
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, StandIns, TakesStandIns
 from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.topology import Topology
@@ -65,6 +66,17 @@ class LiveRuntime:
         started = self._start(topology, num_batches, make_runtime)
         self._release(started)
         return started.info
+
+    def add_agents(self, agents: Collection[str], stand_ins: StandIns) -> None:
+        """Let the actors execute the turns of further agents, too, without waiting for turns that run; see
+        `TakesStandIns`. Runtimes that are started later have to be made for them."""
+        with self._exclusive():
+            self._agents |= frozenset(agents)
+            if (started := self._started) is not None:
+                if isinstance(started.runtime, TakesStandIns):
+                    started.info = started.scheduler.change_info(partial(started.runtime.set_stand_ins, stand_ins))
+                with self._state:
+                    started.agents |= self._agents
 
     def run(self, request: RunRequest, check: Check | None = None) -> Generator[Result, None, None]:
         """Yield the results of a request, see `SharedScheduler.run`. Starts the runtime if needed, then calls `check`,

@@ -174,12 +174,14 @@ class Setup:
         self, changes: Mapping[str, Any], questions: Sequence[Question], *, observer: Observer | None, **more: Any
     ) -> Call:
         """Return a call with `changes` to the configuration, those of `CallSettings`, where nothing else sets `memory`;
-        `plan_call` gets `more`. Raises InputError kinds."""
+        `plan_call` gets `more`, but for `requests`: by question, the spans of those that have asked it. Raises
+        InputError kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = apply_control(self.topology, config.memory) if "memory" in changes else self.topology
         self._check_models(config, topology)
         checked = self._controlled(questions, config.memory, topology)
-        observers = Observers(observer, self._observer, self.spans.observer(config, topology, checked))
+        spans = self.spans.observer(config, topology, checked, more.pop("requests", None))
+        observers = Observers(observer, self._observer, spans)
         return plan_call(config, topology, checked, observer=observers, **more)
 
     def _given_of(self, memory: "Memory") -> GivenMemory:

@@ -1,6 +1,6 @@
 """OpenTelemetry spans of the calls of a `LatentMAS`, if its configuration asks for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
@@ -12,7 +12,7 @@ from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology
 
 if TYPE_CHECKING:
-    from latentmas_ray.runs.otel import SpanExport
+    from latentmas_ray.runs.otel import RequestSpan, SpanExport
 
 HOW_TO_INSTALL = "it takes OpenTelemetry: pip install 'latentmas-ray[otel]', or pip install '.[otel]' in a checkout"
 
@@ -34,9 +34,29 @@ class SpanCalls:
             except ImportError as error:
                 raise ConfigError("otel", True, HOW_TO_INSTALL) from error
 
-    def observer(self, config: RunConfig, topology: Topology, questions: Sequence[Question]) -> Observer | None:
-        """Return the observer of one run; None without spans. Raises ConfigError for values of variables that the SDK
-        refuses."""
+    @property
+    def is_on(self) -> bool:
+        """Whether spans are exported."""
+        return self._export is not None
+
+    def start_request(self, method: str, path: str, route: str, headers: Mapping[str, str]) -> "RequestSpan | None":
+        """Start the span of a request over HTTP, which belongs to the trace that its headers name; None without spans.
+        `route` is the path without what differs between requests; empty for an unknown one."""
+        if self._export is None:
+            return None
+        from latentmas_ray.runs.otel import RequestFacts
+
+        return self._export.start_request(RequestFacts(method=method, path=path, route=route, headers=headers))
+
+    def observer(
+        self,
+        config: RunConfig,
+        topology: Topology,
+        questions: Sequence[Question],
+        requests: "Mapping[str, RequestSpan] | None" = None,
+    ) -> Observer | None:
+        """Return the observer of one run; None without spans. `requests` are, by question, those that have asked it.
+        Raises ConfigError for values of variables that the SDK refuses."""
         if self._export is None:
             return None
         from latentmas_ray.runs.otel import SpanFacts
@@ -51,7 +71,8 @@ class SpanCalls:
             sampling=DriverSettings.from_config(config).sampling,
             questions=texts,
         )
-        return self._export.observer(facts)
+        parents = {name: request.context for name, request in (requests or {}).items()}
+        return self._export.observer(facts, parents)
 
     def close(self) -> None:
         """Deliver what is left, within a few seconds, and warn if spans were dropped. Safe to call twice."""

@@ -163,6 +163,10 @@ class AgentMemory:
         seen[self.agent] = None
         return tuple(seen)
 
+    def after(self, first: tuple["AgentMemory", ...]) -> "AgentMemory":
+        """Return this memory as it is if the agents that read nothing have read `first`."""
+        return AgentMemory(self.agent, tuple(one.after(first) for one in self.reads) or first)
+
 
 class Topology(ValidatedModel):
     """A DAG of agents. The agent that is read by no other answers; several answer if `decides` says by which rule one

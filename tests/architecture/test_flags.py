@@ -25,7 +25,8 @@ COMMANDS = {
         {FOR_ONE_QUESTION}
     """,
     "serve": """
-        --host --port --topologies --drain-timeout
+        --host --port --topologies --topologies-file --drain-timeout
+        --conversation-memory --max-conversations --conversation-ttl
         --api-keys --requests-per-minute --max-waiting --max-running --max-memory --max-body --max-message-chars
         --request-timeout --allow-origin --allow-host --log-prompts
         --model --models --revision --task --topology --latent-steps --thoughts --realign --no-realign --dtype --device

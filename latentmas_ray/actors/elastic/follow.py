@@ -243,7 +243,7 @@ class ClusterFollower:
         """Emit how much work can be in flight, if that has changed."""
         by_agent = self._manager.replicas_of().values()
         count = max((sum(one.takes_turns for one in replicas) for replicas in by_agent), default=1)
-        capacity = CapacityChanged(count, self._manager.writes_at_once())
+        capacity = CapacityChanged(count, self._manager.request.with_stand_ins(self._manager.writes_at_once()))
         if self._capacity is not None and capacity != self._capacity:
             self._on_event(capacity)
         self._capacity = capacity

@@ -1,9 +1,9 @@
 """What a run asks for: its agents, the replicas of each, where they go, and how they load their model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pickle import PicklingError
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import ray
 
@@ -16,6 +16,8 @@ from latentmas_ray.config import PlacementName
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner, NodeResources, PlanRequest, ReplicaId
+from latentmas_ray.scheduler.protocol import RuntimeInfo, StandIns
+from latentmas_ray.topology.agent import Thinks
 
 T = TypeVar("T")
 
@@ -45,16 +47,32 @@ class ReplicaRequest:
     detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
     planner: ActorPlanner = AS_ASKED_FOR  # may choose the replicas, too
     # Agents without actors, by name and how they think: the agent whose actors execute their turns.
-    stand_ins: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    stand_ins: StandIns = field(default_factory=dict)
 
     def actors_of(self, agent: str, thinks: str) -> str:
         """Return the agent whose actors execute turns of `agent`."""
         return self.stand_ins.get((agent, thinks), agent)
 
-    def with_stand_ins(self, by_agent: Mapping[str, T]) -> dict[str, T]:
+    def agents_for(self, agents: Sequence[str]) -> tuple[str, ...]:
+        """Return the agents whose actors execute turns of these."""
+        if not self.stand_ins:
+            return tuple(agents)
+        found = [
+            one for name in agents for one in (name, *(self.stand_ins.get((name, how)) for how in get_args(Thinks)))
+        ]
+        return tuple(dict.fromkeys(one for one in found if one in self.agents))
+
+    def with_stand_ins(self, by_agent: Mapping[str, T]) -> Mapping[str, T]:
         """Return these values also for the agents without actors."""
+        if not self.stand_ins:
+            return by_agent  # the same object: callers keep what they have found for it
         theirs = {agent: by_agent[actor] for (agent, _), actor in self.stand_ins.items() if actor in by_agent}
         return {**theirs, **by_agent}
+
+    def complete(self, info: RuntimeInfo) -> RuntimeInfo:
+        """Return what is known of a runtime with these actors, also for the agents without actors."""
+        specs, writes_at_once = self.with_stand_ins(info.kv_specs), self.with_stand_ins(info.writes_at_once)
+        return replace(info, kv_specs=specs, writes_at_once=writes_at_once)
 
     def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:
         """Return what to place on these nodes, with these numbers of replicas."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver
+from latentmas_ray.actors.receiver import IncomingSegment, make_receiver
 from latentmas_ray.engine.timing.phase_spans import cut_waits
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.transport import Transport
@@ -27,19 +27,14 @@ def receive_turn(
     the part in which the engine wrote for others is not exposed. Raises what the writer, the transport and the wire
     format raise.
     """
-    receiver: SegmentReceiver | GivenMemoryReceiver
-    spec = writer.engine.spec
-    if work.given is not None:
-        receiver = GivenMemoryReceiver(work.given, len(work.prompts), spec, transport.authenticator)
-    else:
-        receiver = SegmentReceiver(
-            transport,
-            incoming,
-            spec,
-            idle_since=work.submitted_at,
-            busy_within=writer.busy.within,
-            translated=work.translated,
-        )
+    receiver = make_receiver(
+        work,
+        transport,
+        incoming,
+        writer.engine.spec,
+        idle_since=work.submitted_at,
+        busy_within=writer.busy.within,
+    )
     received = writer.receive(work, receiver)
     return replace(
         received,

@@ -2,5 +2,6 @@
 
 from latentmas_ray.runs.otel.attributes import SpanFacts
 from latentmas_ray.runs.otel.export import SpanExport
+from latentmas_ray.runs.otel.request_spans import RequestFacts, RequestSpan
 
-__all__ = ["SpanExport", "SpanFacts"]
+__all__ = ["RequestFacts", "RequestSpan", "SpanExport", "SpanFacts"]

@@ -7,17 +7,19 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Tracer
 
 from latentmas_ray.env import OtlpProtocol
 from latentmas_ray.errors import ConfigError, first_line
 from latentmas_ray.runs.otel.attributes import SpanFacts
+from latentmas_ray.runs.otel.request_spans import RequestFacts, RequestSpan
 from latentmas_ray.runs.otel.run_spans import RunSpans
 
 CLOSE_SECONDS = 5.0  # that the last spans may take
@@ -108,15 +110,23 @@ class SpanExport:
         self._lock = threading.Lock()
         self._started: _Exporting | None = None
 
-    def observer(self, facts: SpanFacts) -> RunSpans:
-        """Return the observer of one run. The caller's span, if it has one, is the parent of its questions' spans.
+    def observer(self, facts: SpanFacts, parents: Mapping[str, Context] | None = None) -> RunSpans:
+        """Return the observer of one run. The caller's span, if it has one, is the parent of its questions' spans; or
+        each question has its own parent of `parents`, and the run has none.
 
         Raises ConfigError for values of variables that the SDK refuses."""
+        return RunSpans(self._tracer(), facts, None if parents else get_current(), parents)
+
+    def start_request(self, request: RequestFacts) -> RequestSpan:
+        """Start the span of a request that a server has received. Raises ConfigError like `observer`."""
+        return RequestSpan(self._tracer(), request)
+
+    def _tracer(self) -> Tracer:
         with self._lock:
             if self._started is None or not self._started.is_ours:
                 self._started = _Exporting(_exporter_of(self._protocol))
                 atexit.register(self.close)
-            return RunSpans(self._started.tracer, facts, get_current())
+            return self._started.tracer
 
     def close(self) -> None:
         """Deliver what is left, for `CLOSE_SECONDS` at most, and warn if spans were dropped. Safe to call twice; a

@@ -2,12 +2,14 @@
 
 Every question has a trace of its own (`invoke_workflow`), with a span for each turn over it (`invoke_agent`), which
 links to the spans of the agents whose memory it read. A turn over a batch is thus a span in the trace of each of its
-questions. Where the caller has a span, the questions belong to its trace. The run's span has replicas and nodes that
-came and went as its events; the questions' spans link to it.
+questions. Where the caller has a span, the questions belong to its trace; a question that was asked over HTTP belongs
+to that of its request. The run's span has replicas and nodes that came and went as its events; the questions' spans
+link to it.
 """
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from opentelemetry import trace
@@ -48,10 +50,18 @@ class _OpenSpans:
 class RunSpans:
     """An observer that makes spans of one run's events. It never raises: telemetry ends no run."""
 
-    def __init__(self, tracer: Tracer, facts: SpanFacts, parent: Context | None = None) -> None:
-        """`parent` has the caller's span, if it has one."""
+    def __init__(
+        self,
+        tracer: Tracer,
+        facts: SpanFacts,
+        parent: Context | None = None,
+        parents: Mapping[str, Context] | None = None,
+    ) -> None:
+        """`parent` has the caller's span, if it has one; `parents`, by question, those of questions that several
+        callers have asked."""
         self._tracer, self._facts = tracer, facts
         self._parent = Context() if parent is None else parent
+        self._parents = parents or {}
         self._run: Span | None = None
         self._questions: dict[str, _OpenSpans] = {}
         self._finished: set[str] = set()
@@ -119,7 +129,7 @@ class RunSpans:
         links = [] if self._run is None else [Link(self._run.get_span_context(), {"latentmas.relation": "run"})]
         span = self._tracer.start_span(
             f"{names.INVOKE_WORKFLOW} {self._facts.workflow}",
-            context=self._parent,
+            context=self._parents.get(name, self._parent),
             attributes=attributes,
             links=links,
             start_time=_nanoseconds(at),

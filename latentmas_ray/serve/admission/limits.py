@@ -13,6 +13,7 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 from latentmas_ray.serve.admission.keys import ApiKeys
 from latentmas_ray.serve.api.messages import MessageLimits
+from latentmas_ray.serve.conversations.limits import ConversationLimits
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?|https?://\[[0-9a-fA-F:]+\](?::\d{1,5})?")
 _ORIGIN_FORM: Final = "it must be the start of a page's address, as in https://chat.example.org, or * for any page"
@@ -37,6 +38,7 @@ class ServeLimits:
     allow_origins: tuple[str, ...] = ()  # pages of other origins that may ask; empty: none (CORS is off)
     allow_hosts: tuple[str, ...] | None = None  # names under which the server is asked; None: any
     log_prompts: bool = False
+    conversations: ConversationLimits = field(default_factory=ConversationLimits)
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "max_running", "requests_per_minute", "max_memory_bytes"):

@@ -44,11 +44,16 @@ def chat_question(request: ChatRequest, question_id: str, limits: MessageLimits 
         if one.role == "user":
             _append(earlier, EarlierMessage("user", one.text))
         elif one.role == "assistant":
-            _append(earlier, EarlierMessage("assistant", _THOUGHTS.sub("", one.text)))
+            _append(earlier, EarlierMessage("assistant", without_thoughts(one.text)))
     text = last.text
     if earlier and earlier[-1].role == "user":  # chat templates ask for alternating roles
         text = _LINE.join((earlier.pop().content, text))
     return _question(text, question_id, f"{field}.content", system=_LINE.join(system), earlier=tuple(earlier))
+
+
+def without_thoughts(answer: str) -> str:
+    """Return an answer as it is shown in a later turn."""
+    return _THOUGHTS.sub("", answer)
 
 
 def completion_questions(

@@ -66,14 +66,16 @@ class TokenUsage(ResponsePart):
         )
 
     @classmethod
-    def of_answers(cls, answers: Iterable[Answer], answering_agent: str) -> "TokenUsage":
-        """The usage of the questions of a request."""
+    def of_answers(cls, answers: Iterable[Answer], answering_agent: str, *, cached_tokens: int = 0) -> "TokenUsage":
+        """The usage of the questions of a request. `cached_tokens` are those of a conversation's memory that was kept:
+        all agents read them, and they count once."""
         uses = [(name, use) for answer in answers for name, use in answer.agents.items()]
         return cls.of(
-            prompt_tokens=sum(use.prompt_tokens for _, use in uses),
+            prompt_tokens=cached_tokens + sum(use.prompt_tokens for _, use in uses),
             answer_tokens=sum(use.output_tokens for name, use in uses if name == answering_agent),
             other_tokens=sum(use.output_tokens for name, use in uses if name != answering_agent),
             latent_steps=sum(use.latent_steps for _, use in uses),
+            cached_tokens=cached_tokens,
         )
 
 

@@ -18,6 +18,7 @@ _MAX_METADATA: Final = 16
 ServedMemory = Literal["matched", "prompt-only", "latent-only", "latent-only+sink", "none"]
 _MEMORY_FORM: Final = f"it must be one of {', '.join(get_args(ServedMemory))}"
 _CONVERSATION: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+CONVERSATION_FORM: Final = "it must have 1 to 64 letters, digits, or characters of _ . : -"
 _STOP_FORM: Final = f"it must be text or a list of at most {MAX_STOPS} texts"
 _METADATA_FORM: Final = (
     f"it must be an object of at most {_MAX_METADATA} texts (keys of 64, texts of 512 characters at most)"
@@ -41,6 +42,11 @@ def _check_memory(value: object) -> object:
     return value
 
 
+def is_conversation_id(name: str) -> bool:
+    """Whether a conversation may be called so."""
+    return _CONVERSATION.fullmatch(name) is not None
+
+
 def _check_lens(lens: bool, info: ValidationInfo) -> bool:
     if lens and not info.data.get("trace", True):
         raise refuse("it must be false without latentmas.trace, whose records have the thoughts")
@@ -48,8 +54,8 @@ def _check_lens(lens: bool, info: ValidationInfo) -> bool:
 
 
 def _check_name(name: str) -> str:
-    if _CONVERSATION.fullmatch(name) is None:
-        raise refuse("it must have 1 to 64 letters, digits, or characters of _ . : -")
+    if not is_conversation_id(name):
+        raise refuse(CONVERSATION_FORM)
     return name
 
 

@@ -16,9 +16,12 @@ from starlette.types import Receive, Scope, Send
 from latentmas_ray.serve.api.errors import ApiError, timed_out, translate
 from latentmas_ray.serve.api.handlers import error_response, log_mistake
 from latentmas_ray.serve.api.responses import DONE_EVENT, ResponsePart, event
+from latentmas_ray.serve.conversations.asked import ConversationAsked
+from latentmas_ray.serve.conversations.turn import conversation_turn
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, ReplyEvent, TeamAnswer, TextPiece
 from latentmas_ray.serve.teams.settings import TeamRequest
+from latentmas_ray.serve.tracing import with_spans
 
 _T = TypeVar("_T")
 CLIENT_LEFT = 499
@@ -62,6 +65,8 @@ class _OpenRequest:
         self.stack = AsyncExitStack()  # its place in the queue, and its questions
         self.status = CLIENT_LEFT
         self._has_text = self._is_closed = False
+        self.teams = endpoint.teams  # which answer it, whatever is served meanwhile
+        self.teams.num_open += 1
         endpoint.num_open += 1
 
     def note_text(self) -> None:
@@ -75,6 +80,7 @@ class _OpenRequest:
         await self.stack.aclose()
         if not self._is_closed:
             self._is_closed = True
+            self.teams.num_open -= 1
             self._endpoint.num_open -= 1
             self._endpoint.metrics.count(self._model, self.status, time.monotonic() - self._begin)
 
@@ -102,6 +108,7 @@ class HttpQuestions:
     request: Request
     asked: Sequence[TeamRequest]
     form: ResponseForm
+    conversation: ConversationAsked | None = None  # of a single question
 
     @property
     def endpoint(self) -> Endpoint:
@@ -115,7 +122,7 @@ class HttpQuestions:
         is_handed_on = False
         try:
             async with asyncio.timeout_at(job.deadline):
-                replies = await self._unless_gone(self._open(job.stack))
+                replies = await self._unless_gone(self._open(job))
                 events = _merged(replies)
                 if not self.asked[0].streams:
                     answers = await self._unless_gone(_answers(events, len(replies)))
@@ -136,10 +143,13 @@ class HttpQuestions:
             if not is_handed_on:
                 await job.aclose()
 
-    async def _open(self, stack: AsyncExitStack) -> list[Reply]:
-        """Wait for a place in the queue, then ask. What is opened is closed with `stack`."""
+    async def _open(self, job: _OpenRequest) -> list[Reply]:
+        """Wait for a place in the queue, then ask. What is opened is closed with the job."""
+        stack = job.stack
+        turn = stack.enter_context(conversation_turn(self.endpoint.conversations, self.conversation))
         await stack.enter_async_context(self.endpoint.admit(self.request, self.asked))
-        return [await stack.enter_async_context(self.endpoint.teams.ask(one)) for one in self.asked]
+        asked = with_spans(self.request, await turn.prepare(self.asked))
+        return [await stack.enter_async_context(job.teams.ask(one)) for one in asked]
 
     async def _stream(
         self,

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from latentmas_ray.serve.api.errors import bad_field
-from latentmas_ray.serve.api.fields import UNSUPPORTED
 from latentmas_ray.serve.api.responses import TokenUsage
 from latentmas_ray.serve.api.sampling import SamplingRequest
 from latentmas_ray.serve.teams.reply import TeamAnswer
@@ -15,10 +13,7 @@ MAX_TRACED = 1_000_000  # of a batch whose questions ask for the lens: all
 
 
 def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
-    """Return what the team is asked. Raises ApiError (400) for a conversation."""
-    if (name := asked.latentmas.conversation) is not None:
-        expected = "working memory is not kept between requests; leave it out, and send the earlier messages"
-        raise bad_field("latentmas.conversation", name, expected, UNSUPPORTED)
+    """Return what the team is asked."""
     return TeamRequest(
         model=asked.model,
         question=question,
@@ -41,4 +36,5 @@ def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
 
 def usage_of(answers: Sequence[TeamAnswer], answering_agent: str) -> TokenUsage:
     """Return the usage of a request."""
-    return TokenUsage.of_answers([one.answer for one in answers], answering_agent)
+    cached = sum(one.cached_tokens for one in answers)
+    return TokenUsage.of_answers([one.answer for one in answers], answering_agent, cached_tokens=cached)

@@ -19,6 +19,7 @@ from latentmas_ray.serve.api.responses import (
     MessageDelta,
     ResponsePart,
 )
+from latentmas_ray.serve.conversations.asked import caller_of, conversation_of
 from latentmas_ray.serve.routes.answering import HttpQuestions
 from latentmas_ray.serve.routes.asked import team_request, usage_of
 from latentmas_ray.serve.teams.endpoint import Endpoint
@@ -37,7 +38,10 @@ async def complete_chat(request: Request) -> Response:
     form = _ChatForm(
         asked, model.topology.answering_agents[0].name, f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
     )
-    return await HttpQuestions(request=request, asked=[team_request(asked, question)], form=form).answer()
+    conversation = conversation_of(asked, question, caller_of(request), endpoint.limits.conversations)
+    return await HttpQuestions(
+        request=request, asked=[team_request(asked, question)], form=form, conversation=conversation
+    ).answer()
 
 
 @dataclass(frozen=True)

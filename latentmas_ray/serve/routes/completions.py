@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from latentmas_ray.serve.api.messages import completion_questions
 from latentmas_ray.serve.api.requests import CompletionRequest, parse_completion
 from latentmas_ray.serve.api.responses import ResponsePart, TextChoice, TextResponse
+from latentmas_ray.serve.conversations.asked import refuse_conversation
 from latentmas_ray.serve.routes.answering import HttpQuestions
 from latentmas_ray.serve.routes.asked import team_request, usage_of
 from latentmas_ray.serve.teams.endpoint import Endpoint
@@ -25,6 +26,7 @@ async def complete(request: Request) -> Response:
     asked = parse_completion(await request.body())
     endpoint: Endpoint = request.app.state.endpoint
     model = endpoint.model(asked.model)
+    refuse_conversation(asked.latentmas.conversation)
     questions = completion_questions(asked, "q0", endpoint.limits.messages)
     form = _TextForm(asked, model.topology.answering_agents[0].name, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
     requests = [team_request(asked, question) for question in questions]

@@ -12,10 +12,11 @@ from latentmas_ray.serve.admission.cost import estimate_bytes
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.admission.queue import Admission, Ticket
 from latentmas_ray.serve.api.errors import ApiError, unknown_model
+from latentmas_ray.serve.conversations.store import ConversationStore
 from latentmas_ray.serve.teams.metrics import ServeMetrics
 from latentmas_ray.serve.teams.served import ServedTeams
 from latentmas_ray.serve.teams.settings import TeamRequest
-from latentmas_ray.system.serving import TeamVariant
+from latentmas_ray.system.serving import Fleet, TeamVariant
 
 _LOADING_SECONDS = 5.0
 
@@ -25,11 +26,31 @@ class Endpoint:
 
     def __init__(self, teams: ServedTeams, limits: ServeLimits, metrics: ServeMetrics) -> None:
         self.teams, self.limits, self.metrics = teams, limits, metrics
+        self._teams_before: list[ServedTeams] = []  # whose questions may still be answered
         self.started_at = int(time.time())
         self.is_draining = False
         self.num_open = 0  # requests to the team that are not over
-        metrics.waiting.set_function(lambda: teams.num_waiting + self.admission.num_waiting)
-        metrics.running.set_function(lambda: teams.num_running)
+        metrics.waiting.set_function(
+            lambda: self.admission.num_waiting + sum(one.num_waiting for one in self._all_teams)
+        )
+        metrics.running.set_function(lambda: sum(one.num_running for one in self._all_teams))
+
+    @property
+    def _all_teams(self) -> list[ServedTeams]:
+        return [*self._teams_before, self.teams]
+
+    def replace_teams(self, teams: ServedTeams) -> int:
+        """Let these teams, which are started on the same actors, answer all requests that come from now on. Returns
+        how many questions those of before still answer."""
+        self._teams_before = [one for one in self._all_teams if one.num_open]
+        self.teams = teams
+        return sum(one.num_open for one in self._teams_before)
+
+    async def aclose(self) -> None:
+        """Cancel all questions, drop all conversations, and shut down the actors."""
+        await self.conversations.aclose()
+        for teams in self._all_teams:
+            await teams.aclose()
 
     @cached_property
     def admission(self) -> Admission:
@@ -40,6 +61,16 @@ class Endpoint:
             max_waiting=limits.max_waiting,
             max_memory_bytes=limits.max_memory_bytes,
         )
+
+    @cached_property
+    def conversations(self) -> ConversationStore:
+        """The conversations that are kept."""
+        return ConversationStore(self._find, self.limits.conversations, self.metrics.registry)
+
+    def _find(self, name: str) -> tuple[Fleet, TeamVariant]:
+        """Return a model that is served, or has been when its request came, with its actors."""
+        teams = next((one for one in reversed(self._all_teams) if name in one.models), self.teams)
+        return teams.fleet, teams.models.get(name) or self.model(name)
 
     @property
     def request_seconds(self) -> float:
@@ -71,7 +102,7 @@ class Endpoint:
         self.admission.close()
 
     def _bytes(self, asked: TeamRequest) -> int:
-        model = self.model(asked.model)
+        _, model = self._find(asked.model)
         config, settings = model.config, asked.settings
         info = self.teams.info
         return estimate_bytes(

@@ -58,6 +58,8 @@ class LotRun:
                 streamed=streamed if len(self._model.topology.answering_agents) == 1 else (),
                 stop=first.stop,
                 withdrawn=self._withdrawn,
+                given=first.given,
+                requests={one.question.id: one.request.span for one in self._lot.replies if one.request.span},
             )
             self._start_records(call.request.settings.sampling.max_new_tokens)
             async with aclosing(self._fleet.arun(call)) as results, self._watching():
@@ -153,7 +155,7 @@ class LotRun:
         if reply.request.streams:
             for piece in self._texts_of(reply).finish([text for text, _, _ in whole_texts(answer, topology)]):
                 reply.send(piece)
-        reply.send(TeamAnswer(choices=choices, answer=answer))
+        reply.send(TeamAnswer(choices=choices, answer=answer, cached_tokens=reply.request.given_tokens))
 
     def _texts_of(self, reply: Reply) -> ReplyTexts:
         name = reply.question.id

@@ -43,6 +43,7 @@ class TeamAnswer:
 
     choices: tuple[FinishedChoice, ...]
     answer: Answer  # with what every agent used
+    cached_tokens: int = 0  # of memory that was kept, which the agents read instead of computing it
     records: tuple[dict[str, Any], ...] = ()  # what the agents did, if it was asked for
 
 
@@ -84,6 +85,8 @@ class Reply:
         """Add an event, unless the reply is over."""
         if not self.is_over:
             self.is_over = isinstance(event, TeamAnswer)
+            if isinstance(event, TeamAnswer) and self.request.on_answer is not None:
+                self.request.on_answer([choice.text for choice in event.choices])
             self.events.put_nowait(event)
 
     def fail(self, error: BaseException) -> None:

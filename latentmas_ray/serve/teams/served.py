@@ -20,11 +20,19 @@ from latentmas_ray.system.serving import Fleet, TeamVariant
 class ServedTeams:
     """Answers requests. All methods but the constructor are called in one event loop."""
 
-    def __init__(self, config: RunConfig, topologies: tuple[str, ...] = ()) -> None:
-        """Check the configuration; `topologies` are served besides its own. Raises InputError kinds."""
-        self.metrics = ServeMetrics()
-        self.fleet = Fleet(config, topologies, make_sink=partial(TurnMetrics, self.metrics.registry))
+    def __init__(
+        self, config: RunConfig, topologies: tuple[str, ...] = (), *, before: "ServedTeams | None" = None
+    ) -> None:
+        """Check the configuration; `topologies` are served besides its own, on the actors of the teams `before`, if
+        there are some. Raises InputError kinds."""
+        self.config = config
+        self.metrics: ServeMetrics = ServeMetrics() if before is None else before.metrics
+        if before is None:
+            self.fleet = Fleet(config, topologies, make_sink=partial(TurnMetrics, self.metrics.registry))
+        else:
+            self.fleet = before.fleet.with_topologies(topologies)
         self.models: dict[str, TeamVariant] = {f"{OWNER}/{name}": one for name, one in self.fleet.models.items()}
+        self.num_open = 0  # requests to them that are not over
         self._running_turns = RunningTurns(self.fleet.running_turns)
         self._info: RuntimeInfo | None = None
         self._stages: dict[str, Stages] = {}
@@ -71,6 +79,12 @@ class ServedTeams:
             for agent in model.topology.answering_agents:
                 model.setup.chat_of(agent.name)  # so that no stream waits for it
         return info
+
+    def with_topologies(self, topologies: tuple[str, ...]) -> "ServedTeams":
+        """Return the teams of these topologies, and of the configured one, read again, on the same actors. They have to
+        be started; questions to the teams of before are answered by those. Raises InputError kinds, and nothing has
+        changed then."""
+        return ServedTeams(self.config, topologies, before=self)
 
     async def aclose(self) -> None:
         """Cancel all questions and shut down the actors."""

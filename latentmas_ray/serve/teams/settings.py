@@ -1,10 +1,15 @@
 """What a request asks of a team."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.system.serving import CallSettings
 from latentmas_ray.tasks.question import Question
+
+if TYPE_CHECKING:
+    from latentmas_ray.runs.otel import RequestSpan
 
 OWNER = "latentmas"
 
@@ -20,11 +25,15 @@ class TeamRequest:
     streams: bool = False  # the reply has the text as it is written
     trace: bool = False  # the reply has what every agent does
     lens: bool = False  # and its thoughts through the logit lens; its settings must ask for them, too
+    given: GivenMemory | None = None  # of its conversation: all agents read it first
+    given_tokens: int = 0  # of it
+    span: "RequestSpan | None" = None  # of the HTTP request, if spans are exported
+    on_answer: Callable[[Sequence[str]], None] | None = None  # gets the texts of the answer
 
     @property
     def batch_key(self) -> Hashable:
         """Questions with equal keys may be in one batch."""
-        return self.model, self.settings, self.stop
+        return self.model, self.settings, self.stop, self.given
 
 
 def stream_name(settings: CallSettings, temperature: float) -> str | None:

@@ -1,14 +1,13 @@
 """Whose actors execute the turns of agents that have none of their own: those of the first topology serve all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.scheduler.protocol import StandIns
 from latentmas_ray.system.team.run_models import team_of
 from latentmas_ray.topology import Agent, AgentModel, Topology
-
-StandIns = Mapping[tuple[str, str], str]  # by name, and how the agent thinks: the agent with the actors
 
 
 def find_stand_ins(first: tuple[RunConfig, Topology], others: Sequence[tuple[RunConfig, Topology]]) -> StandIns:

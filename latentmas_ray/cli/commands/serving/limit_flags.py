@@ -35,6 +35,9 @@ _FLAGS: Mapping[str, _Flag] = {
     "max_body": _Flag("SIZE", "of a request", "4MiB"),
     "max_message_chars": _Flag("N", "characters of one message or prompt", "200000"),
     "request_timeout": _Flag("S", "seconds until the answer, waiting included", "600"),
+    "conversation_memory": _Flag("SIZE", "kept of all conversations; the oldest are dropped", "1GiB"),
+    "max_conversations": _Flag("N", "whose memory is kept; 0 keeps none", "256"),
+    "conversation_ttl": _Flag("S", "seconds after its last turn until a conversation is dropped", "3600"),
     "allow_origin": _Flag("ORIGIN", "a page's origin that may ask, such as https://chat.example.org", is_list=True),
     "allow_host": _Flag("NAME", "a name of this server, where it has no keys and listens locally", is_list=True),
 }
@@ -60,6 +63,7 @@ def limits_of(flags: Mapping[str, Any], host: str) -> "ServeLimits":
     """Return the limits that the flags set, for a server that listens on `host`. Raises ConfigError."""
     from latentmas_ray.serve.admission.limits import ServeLimits, hosts_for, read_keys
     from latentmas_ray.serve.api.messages import MessageLimits
+    from latentmas_ray.serve.conversations.limits import ConversationLimits
 
     def number(name: str, least: int = 1, most: int = _MOST) -> int:
         return whole_number(name, flags[name], least=least, most=most)
@@ -78,6 +82,11 @@ def limits_of(flags: Mapping[str, Any], host: str) -> "ServeLimits":
         allow_origins=tuple(flags["allow_origin"] or ()),
         allow_hosts=hosts_for(host, keys, flags["allow_host"] or ()),
         log_prompts=flags["log_prompts"],
+        conversations=ConversationLimits(
+            max_bytes=_size("conversation_memory", flags["conversation_memory"]),
+            max_number=number("max_conversations", least=0),
+            ttl_seconds=number("conversation_ttl"),
+        ),
     )
 
 

@@ -80,6 +80,10 @@ def serve(
     topologies: Annotated[
         str, typer.Option("--topologies", metavar="NAME|FILE,…", help="further topologies that are served")
     ] = "",
+    topologies_file: Annotated[
+        str | None,
+        typer.Option("--topologies-file", metavar="FILE", help="YAML with a list of more, read again at SIGHUP"),
+    ] = None,
     drain: Annotated[
         str, typer.Option("--drain-timeout", metavar="S", help="seconds that running requests get after SIGTERM")
     ] = "60",
@@ -87,7 +91,8 @@ def serve(
     """Serve a team as an OpenAI-compatible endpoint.
 
     Each topology is a model, latentmas/NAME, and also with one agent alone and with agents that talk in text:
-    latentmas/NAME/single and latentmas/NAME/text. SIGTERM lets running requests end; a second one stops at once.
+    latentmas/NAME/single and latentmas/NAME/text. SIGTERM lets running requests end; a second one stops at once. SIGHUP
+    reads all topologies again: requests that run end on the old ones.
     """
     check_installed()
     number = whole_number("port", port, least=0, most=65_535)
@@ -96,10 +101,12 @@ def serve(
     from latentmas_ray.serve.admission.limits import is_local
     from latentmas_ray.serve.admission.logs import log_requests
     from latentmas_ray.serve.app import make_app
+    from latentmas_ray.serve.reload import TopologyList
     from latentmas_ray.serve.server import run_server
     from latentmas_ray.serve.teams.served import ServedTeams  # takes seconds (torch, ray)
 
-    teams = ServedTeams(config, names)
+    listed = TopologyList(names, topologies_file)
+    teams = ServedTeams(config, listed.read())
     log_requests()
     if limits.keys is None and not is_local(host):
         typer.echo(f"note: anyone who reaches {host} may ask: there are no API keys (--api-keys)", err=True)
@@ -111,6 +118,7 @@ def serve(
         drain_seconds=drain_seconds,
         tell=lambda line: typer.echo(line, err=True),
         on_ready=lambda bound: _greet(host, bound, list(teams.models), needs_key=limits.keys is not None),
+        topologies=listed,
     )
 
 

@@ -1,0 +1,1 @@
+"""Conversations whose working memory the endpoint keeps between turns."""
