@@ -84,8 +84,8 @@ class Scheduler:
         self._runs.append(run)
         return run
 
-    def step(self) -> None:
-        """Advance all runs by one step: handle finished turns or grades; else admit a batch; else wait for events.
+    def step(self, poll_seconds: float = POLL_SECONDS) -> None:
+        """Advance all runs by one step: handle finished turns or grades; else admit a batch; else wait for an event.
 
         This order floods no runtime that executes turns synchronously, and no finished answer waits for an admission.
         """
@@ -95,7 +95,7 @@ class Scheduler:
             if run.is_cancelled or run.is_idle:
                 self.close_run(run)
         if not self._poll(0.0) and not self._collect_grades(0.0) and not self._admit():
-            (self._poll if self._in_flight else self._collect_grades)(POLL_SECONDS)
+            (self._poll if self._in_flight else self._collect_grades)(poll_seconds)
         for run in list(self._runs):
             if run.is_idle:
                 self.close_run(run)

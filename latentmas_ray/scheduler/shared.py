@@ -17,11 +17,12 @@ from functools import partial
 from typing import TypeVar
 
 from latentmas_ray.errors import RunError
-from latentmas_ray.scheduler.loop import Scheduler
+from latentmas_ray.scheduler.loop import POLL_SECONDS, Scheduler
 from latentmas_ray.scheduler.run import Result, Run, RunRequest
 
 T = TypeVar("T")
 
+_LOOP_POLL_SECONDS = 0.05  # the wait of a step for event loops, whose new calls come in while others' turns run
 _WAIT_SECONDS = 1.0  # upper bound on a wait; every change wakes the threads earlier
 _WITHIN_STEP = (
     "it was called from within its own work, as by an observer or a signal handler; call it from another thread"
@@ -176,10 +177,10 @@ class SharedScheduler:
         if self._closed_by is not None:
             raise copy(self._closed_by)
 
-    def _step(self, owner: _Owner) -> None:
+    def _step(self, owner: _Owner, poll_seconds: float = POLL_SECONDS) -> None:
         """Execute one step for all runs, in the thread that owns the scheduler."""
         try:
-            self._scheduler.step()
+            self._scheduler.step(poll_seconds)
         except BaseException:
             # Ctrl-C or a bug interrupted the step: no other run may lose a question.
             self._scheduler.reset()
@@ -250,7 +251,7 @@ class SharedScheduler:
         while (owner := self._acquire_for_event_loops()) is not None:
             try:
                 self._start_new_calls()
-                self._step(owner)
+                self._step(owner, _LOOP_POLL_SECONDS)
             except BaseException as error:  # noqa: BLE001  a bug: the callers raise it
                 self._release(owner)
                 with suppress(Exception):  # the runs that are left are tried again

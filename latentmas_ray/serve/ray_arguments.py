@@ -1,17 +1,16 @@
 """What an application of Ray Serve is told, by `serve run … key=value` or the `args` of a configuration file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.config.run import make_config
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.serve.admission.limits import ServeLimits
+from latentmas_ray.serve.admission.limits import ServeLimits, read_limits
 from latentmas_ray.serve.teams.served import ServedTeams
 
 BATCH_SIZE = 16  # as of `latentmas serve`
-_LIMITS = tuple(one.name for one in fields(ServeLimits))
 # What a team within a cluster has not: it is part of that cluster, and answers without a folder of results.
 _REFUSED = {
     "runtime": "the team is on the cluster of Ray Serve: leave it out",
@@ -45,7 +44,7 @@ class AppArguments:
             raise ConfigError("topologies", topologies, "it must be a list of names, as in [sequential, hierarchical]")
         limits = values.pop("limits", {})
         if not isinstance(limits, Mapping):
-            raise ConfigError("limits", limits, f"it must be a mapping with some of {', '.join(_LIMITS)}")
+            raise ConfigError("limits", limits, "it must be a mapping, as in {max_running: 64, max_waiting: 256}")
         config = make_config({"batch_size": BATCH_SIZE, **values})
         given = cls(config=config, topologies=tuple(topologies), limit_fields=dict(limits))
         given.limits()
@@ -56,8 +55,6 @@ class AppArguments:
         return ServedTeams(self.config, self.topologies)
 
     def limits(self) -> ServeLimits:
-        """Return the limits. Raises ConfigError."""
-        for name in self.limit_fields:
-            if name not in _LIMITS:
-                raise ConfigError(f"limits.{name}", self.limit_fields[name], f"known fields are {', '.join(_LIMITS)}")
-        return ServeLimits(**self.limit_fields)
+        """Return the limits, with the keys of `limits.api_keys`, or of this process's environment. Raises
+        ConfigError."""
+        return read_limits(self.limit_fields)

@@ -49,10 +49,9 @@ def make_runtime(
     part: ClusterPart = WHOLE_CLUSTER,
     stand_ins: Mapping[tuple[str, str], str] = NO_STAND_INS,
 ) -> Runtime:
-    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run. `stand_ins` are
+    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run, `stand_ins` are
     those of `ReplicaRequest`. With runtime ray it joins or starts the Ray cluster of `config`, and uses this part.
-    Raises ConfigError kinds.
-    """
+    Raises ConfigError kinds."""
     loading: dict[str, Any] = {
         "device": config.device,
         "thoughts": config.thoughts,

@@ -167,9 +167,10 @@ class Setup:
     def call_with(
         self, changes: Mapping[str, Any], questions: Sequence[Question], *, observer: Observer | None, **more: Any
     ) -> Call:
-        """Return a call with `changes` to the configuration; `plan_call` gets `more`. Raises InputError kinds."""
+        """Return a call with `changes` to the configuration, those of `CallSettings`, where nothing else sets `memory`;
+        `plan_call` gets `more`. Raises InputError kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
-        topology = self.topology_for(config) if changes else self.topology
+        topology = apply_control(self.topology, config.memory) if "memory" in changes else self.topology
         self._check_models(config, topology)
         checked = self._controlled(questions, config.memory, topology)
         observers = Observers(observer, self._observer, self.spans.observer(config, topology, checked))

@@ -20,7 +20,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _EXPOSED: Final = "X-Request-Id, Retry-After, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests"
 
 
-class Exchange:
+class HttpExchange:
     """A request and its response.
 
     `receive` raises ApiError: 413 for a body that is too large, 408 for one that does not arrive in time. `send` adds
@@ -33,7 +33,12 @@ class Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
         self.scope: Scope = {
             **scope,
-            "state": {**scope.get("state", {}), "request_id": self.request_id, "api_key": ANONYMOUS},
+            "state": {
+                **scope.get("state", {}),
+                "request_id": self.request_id,
+                "api_key": ANONYMOUS,
+                "caller": f"address {scope['client'][0]}" if scope.get("client") else ANONYMOUS,
+            },
         }
         self.rate: RateState | None = None
         self.status: int | None = None  # of the response, once it has begun
@@ -50,13 +55,12 @@ class Exchange:
 
     def set_key(self, name: str) -> None:
         """Note whose key was sent."""
-        self.scope["state"]["api_key"] = name
+        self.scope["state"].update(api_key=name, caller=f"key {name}")
 
     @property
     def caller(self) -> str:
         """Whose requests are counted together: those of a key, or without keys those of an address."""
-        client = self.scope.get("client")
-        return self.key if self.key != ANONYMOUS or not client else f"address {client[0]}"
+        return str(self.scope["state"]["caller"])
 
     def check_length(self) -> None:
         """Raise ApiError (413) for a body that says itself that it is too large."""

@@ -1,7 +1,8 @@
 """The outermost layer of the app: who may ask, how large a body may be, and what the log says of each request.
 
 Every response has `X-Request-Id`: the client's own if it sent one of letters, digits and `._-`, else a new one. Every
-error is in OpenAI's form. The log has one line for each request, without its text, unless `log_prompts` asks for it.
+error is in OpenAI's form. The log has one line for each request but probes, without its text, unless `log_prompts` asks
+for it.
 """
 
 import re
@@ -11,15 +12,16 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from latentmas_ray.serve.admission.bodies import Exchange
+from latentmas_ray.serve.admission.bodies import HttpExchange
 from latentmas_ray.serve.admission.limits import ServeLimits
 from latentmas_ray.serve.admission.logs import ACCESS_LOG, PROMPT_LOG
 from latentmas_ray.serve.admission.rate import RateLimiter
-from latentmas_ray.serve.api.errors import ApiError, shown
-from latentmas_ray.serve.api.handlers import error_of
+from latentmas_ray.serve.api.errors import ApiError, shown, translate
+from latentmas_ray.serve.api.handlers import log_mistake
 
 # Without a key: the page, which asks its user for one, and what a cluster asks to know whether the server lives.
-_OPEN_PATHS: Final = frozenset({"/", "/health", "/ready", "/favicon.ico"})
+_PROBES: Final = frozenset({"/health", "/ready"})
+_OPEN_PATHS: Final = _PROBES | {"/", "/favicon.ico"}
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 _METHODS: Final = "GET, POST, OPTIONS"
 
@@ -27,7 +29,8 @@ _METHODS: Final = "GET, POST, OPTIONS"
 class RequestGuard:
     """ASGI middleware that refuses what the limits exclude, and logs what was asked.
 
-    `scope["state"]` gets `request_id` and `api_key`, the name of the caller's key (`-` without keys).
+    `scope["state"]` gets `request_id`, `api_key`, the name of the caller's key (`-` without keys), and `caller`: whose
+    requests are counted together.
     """
 
     def __init__(self, app: ASGIApp, limits: ServeLimits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +43,7 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._limits)
+        exchange = HttpExchange(scope, receive, send, self._limits)
         began = self._clock()
         try:
             if not await self._answered_preflight(exchange):
@@ -49,11 +52,13 @@ class RequestGuard:
         except Exception as error:
             if exchange.status is not None:
                 raise  # the body has begun: the connection is closed
-            await exchange.refuse(error_of(error, exchange.request_id))
+            found = translate(error)
+            log_mistake(found, error, exchange.scope)
+            await exchange.refuse(found)
         finally:
             self._log(exchange, self._clock() - began)
 
-    async def _answered_preflight(self, exchange: Exchange) -> bool:
+    async def _answered_preflight(self, exchange: HttpExchange) -> bool:
         """Answer a browser that asks whether a page of another origin may ask. Returns whether it did."""
         origin = exchange.headers.get("origin", "")
         asked = exchange.headers.get("access-control-request-method")
@@ -64,7 +69,7 @@ class RequestGuard:
         await exchange.finish(204, [*more, ("Access-Control-Allow-Headers", wanted)])
         return True
 
-    def _check(self, exchange: Exchange) -> None:
+    def _check(self, exchange: HttpExchange) -> None:
         """Raise ApiError for a request that is not taken."""
         scope, headers = exchange.scope, exchange.headers
         if not self._limits.allows_host(host := headers.get("host", "")):
@@ -87,8 +92,10 @@ class RequestGuard:
             raise ApiError(415, message, None, "unsupported_media_type")
         exchange.check_length()
 
-    def _log(self, exchange: Exchange, seconds: float) -> None:
+    def _log(self, exchange: HttpExchange, seconds: float) -> None:
         scope = exchange.scope
+        if scope["path"] in _PROBES:
+            return
         ACCESS_LOG.info(
             "%s %s %s %s key=%s %.3fs in=%d out=%d",
             exchange.request_id,

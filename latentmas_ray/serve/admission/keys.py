@@ -24,7 +24,8 @@ _PREFIX: Final = "lm-"
 _KEY_BYTES: Final = 32
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _ENTRY: Final = re.compile(r"(?P<name>[^:\s]*):sha256:(?P<digest>[0-9a-f]{64})", re.ASCII)
-_FORM: Final = "it must be NAME:sha256:HEX, as `latentmas serve-key NAME` prints it"
+_ENTRY_FORM: Final = "NAME:sha256:HEX"
+_FORM: Final = f"it must be {_ENTRY_FORM}, as `latentmas serve-key NAME` prints it"
 _NAME_FORM: Final = "a key's name must have 1 to 64 letters, digits, or characters of _ . -"
 _SHARED: Final = stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 _BEARER: Final = re.compile(r"\s*Bearer\s+(?P<key>\S+)\s*", re.IGNORECASE)
@@ -56,9 +57,9 @@ def add_key(path: str, name: str) -> str:
         before = "" if is_empty or Path(path).read_bytes().endswith(b"\n") else "\n"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
             file.write(f"{before}{made.entry}\n".encode())
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError("file", path, f"it cannot be written: {reason}") from None
     return made.key
@@ -146,7 +147,8 @@ def _read(path: str) -> str:
         return ConfigError("api_keys", path, expected)
 
     try:
-        with Path(path).open("rb") as file:
+        # Without O_NONBLOCK a named pipe would be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise refused("it must be a file")
@@ -157,10 +159,10 @@ def _read(path: str) -> str:
             if status.st_size > MAX_FILE_BYTES:
                 raise refused(f"it must have at most {MAX_FILE_BYTES} bytes")
             return file.read(MAX_FILE_BYTES).decode()
+    except ConfigError:
+        raise
     except UnicodeDecodeError:
         raise refused("it must be text in UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise refused(
-            f"it cannot be read: {reason}; it must be a file with one {_FORM.split(',')[0][11:]} a line"
-        ) from None
+        raise refused(f"it cannot be read: {reason}; it must be a file with a {_ENTRY_FORM} on each line") from None

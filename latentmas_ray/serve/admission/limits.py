@@ -1,12 +1,16 @@
 """The limits of an endpoint: what `latentmas serve` sets of them, checked."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, ClassVar, Final
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.serve.admission.keys import ApiKeys
 from latentmas_ray.serve.api.messages import MessageLimits
 
@@ -18,6 +22,8 @@ _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 @dataclass(frozen=True, kw_only=True)
 class ServeLimits:
     """What a request may be, and how many there may be. Raises ConfigError for an impossible value."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     keys: ApiKeys | None = None  # None: every request is taken
     messages: MessageLimits = field(default_factory=MessageLimits)
@@ -53,6 +59,39 @@ class ServeLimits:
     def allows_host(self, host: str) -> bool:
         """Whether requests to this host, as the header `Host` names it, are taken."""
         return self.allow_hosts is None or _without_port(host).lower() in self.allow_hosts
+
+
+_LIMITS: TypeAdapter[ServeLimits] = TypeAdapter(ServeLimits)
+
+
+def read_keys(path: str | None) -> ApiKeys | None:
+    """Return the keys of a file, or without one those of the environment, or None. Raises ConfigError."""
+    if path is not None:
+        return ApiKeys.from_file(expand_home("api_keys", path))
+    text = read_environment().api_keys
+    return None if text is None else ApiKeys.from_environment(text)
+
+
+def read_limits(given: Mapping[str, Any]) -> ServeLimits:
+    """Return limits from a mapping of a configuration file: fields of `ServeLimits`, but for `keys`, and `api_keys`,
+    the path of a file; without it the keys are those of the environment. Raises ConfigError, its field `limits.NAME`.
+    """
+    known = ["api_keys", *(one.name for one in fields(ServeLimits) if one.name != "keys")]
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(f"limits.{name}", value, f"known fields are {', '.join(known)}")
+    values = dict(given)
+    path = values.pop("api_keys", None)
+    if not isinstance(path, str | None):
+        raise ConfigError("limits.api_keys", path, "it must be the path of a file")
+    try:
+        return _LIMITS.validate_python({**values, "keys": read_keys(path)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(own := first.get("ctx", {}).get("error"), ConfigError):  # of `ServeLimits` itself
+            raise ConfigError(f"limits.{own.field}", own.value, own.expected) from None
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"limits.{place}", first["input"], first["msg"].replace("Input should", "it must")) from None
 
 
 def hosts_for(host: str, keys: ApiKeys | None, more: Sequence[str] = ()) -> tuple[str, ...] | None:

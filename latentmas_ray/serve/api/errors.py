@@ -6,6 +6,7 @@ the server cannot do now is 429 or 503, with `Retry-After`. 500 is a mistake of 
 
 import asyncio
 import math
+import re
 from typing import Any, Final
 
 from latentmas_ray.errors import (
@@ -35,15 +36,20 @@ _TYPES: Final = {
 _PASSING: Final = (ActorError, CacheError, ClusterError, ShardError, TransferError, TurnLostError)
 _RETRY_SECONDS: Final = 1.0
 _SHOWN_CHARS: Final = 200
-# Fields of a run, and the fields of a request that set them.
+# Fields of a run, and the fields of a request that set them, under other names.
 _PARAMS: Final = {
     "max_new_tokens": "max_tokens",
     "samples": "n",
     "latent_steps": "latentmas.latent_steps",
-    "memory": "latentmas.memory",
-    "from_memory": "latentmas.conversation",
 }
-_SAME_NAME: Final = ("temperature", "top_p", "seed", "stop", "n")
+# All of them; "memory" is also a word of messages, where it stays.
+_ALL_PARAMS: Final = {
+    **_PARAMS,
+    "memory": "latentmas.memory",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+}
 
 
 class ApiError(LatentMASError):
@@ -140,13 +146,18 @@ def translate(error: BaseException) -> ApiError:
 
 
 def _of_input(error: InputError) -> ApiError:
+    """Return the error of a run's setting or of a question, in the words of the request."""
+    field, expected = error.field, error.expected
     param: str | None = None
     if isinstance(error, ConfigError):
-        param = error.field if error.field in _SAME_NAME else _PARAMS.get(error.field)
+        param = _ALL_PARAMS.get(error.field)
+        field = param or field
+        for ours, theirs in _PARAMS.items():
+            expected = re.sub(rf"\b{ours}\b", theirs, expected)
     elif isinstance(error, TaskError | ModelError):
         # A model was loaded before it was served: what it refuses now is the request's text.
         param = "messages"
-    return ApiError(400, str(error), param, "invalid_value")
+    return ApiError(400, str(InputError(field, error.value, expected)), param, "invalid_value")
 
 
 def _one_line(error: BaseException) -> str:

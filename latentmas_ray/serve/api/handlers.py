@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from latentmas_ray.serve.api.errors import ApiError, shown, translate
 
@@ -25,17 +26,18 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
 
-def error_of(error: BaseException, request_id: str) -> ApiError:
-    """Return what the client gets for an error; a mistake of ours is logged, without what the error says: that may hold
-    a part of a prompt."""
-    found = translate(error)
+def log_mistake(found: ApiError, error: BaseException, scope: Scope) -> None:
+    """Log an error that is a mistake of ours, with its place and the request's id, but without what it says: that may
+    hold a part of a prompt. `found` is what the client gets for it."""
     if found.status == 500:
+        request_id = scope.get("state", {}).get("request_id", "-")
         _LOG.error("request %s: %s at %s", request_id, type(error).__name__, _place(error))
-    return found
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    return error_response(error_of(error, str(request.scope.get("state", {}).get("request_id", "-"))))
+    found = translate(error)
+    log_mistake(found, error, request.scope)
+    return error_response(found)
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from latentmas_ray.serve.api.errors import ApiError, timed_out, translate
-from latentmas_ray.serve.api.handlers import error_response
+from latentmas_ray.serve.api.handlers import error_response, log_mistake
 from latentmas_ray.serve.api.responses import DONE_EVENT, ResponsePart, event
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, ReplyEvent, TeamAnswer, TextPiece
@@ -168,6 +168,7 @@ class HttpQuestions:
             job.status = 200
         except Exception as error:  # noqa: BLE001  the response has begun: the client reads it in an event
             found = self._translated(error)
+            log_mistake(found, error, self.request.scope)
             job.status = found.status
             yield f"data: {json.dumps(found.body)}\n\n"
         finally:

@@ -34,7 +34,9 @@ async def complete_chat(request: Request) -> Response:
     endpoint: Endpoint = request.app.state.endpoint
     model = endpoint.model(asked.model)
     question = chat_question(asked, "q0", endpoint.limits.messages)
-    form = _ChatForm(asked, model.topology.answering_agent.name, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
+    form = _ChatForm(
+        asked, model.topology.answering_agents[0].name, f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+    )
     return await HttpQuestions(request=request, asked=[team_request(asked, question)], form=form).answer()
 
 

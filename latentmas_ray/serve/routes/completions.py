@@ -26,7 +26,7 @@ async def complete(request: Request) -> Response:
     endpoint: Endpoint = request.app.state.endpoint
     model = endpoint.model(asked.model)
     questions = completion_questions(asked, "q0", endpoint.limits.messages)
-    form = _TextForm(asked, model.topology.answering_agent.name, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
+    form = _TextForm(asked, model.topology.answering_agents[0].name, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
     requests = [team_request(asked, question) for question in questions]
     return await HttpQuestions(request=request, asked=requests, form=form).answer()
 

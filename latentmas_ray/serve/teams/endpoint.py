@@ -61,7 +61,7 @@ class Endpoint:
         """Return the place of a request in the queue. Raises ApiError."""
         if not self.teams.is_ready:
             raise ApiError(503, "the models are being loaded", code="loading", retry_after=_LOADING_SECONDS)
-        key = request.scope.get("state", {}).get("api_key", "-")
+        key = request.scope.get("state", {}).get("caller", "-")
         num_bytes = 0 if self.limits.max_memory_bytes is None else sum(map(self._bytes, asked))
         return self.admission.admit(key, num_questions=len(asked), num_bytes=num_bytes)
 

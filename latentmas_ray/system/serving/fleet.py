@@ -110,6 +110,8 @@ class Fleet:
         """Return the call that answers these questions as one batch. `streamed` are the ids of those whose texts the
         observer gets as they are written, `stop` texts that end an answer. Raises InputError kinds for settings that
         the model cannot do."""
+        if (settings.samples or 1) > 1 and len(model.topology.answering_agents) > 1:
+            raise ConfigError("samples", settings.samples, "several agents answer, of which one answer is made: use 1")
         more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "warns": False}
         return model.setup.call_with(settings.changes(), questions, observer=observer, **more)
 

@@ -80,6 +80,14 @@ def test_a_runs_field_is_named_as_in_the_request(field: str, param: str) -> None
     assert translate(errors.ConfigError(field, 1, "it must be right")).param == param
 
 
+def test_a_runs_message_has_the_words_of_the_request() -> None:
+    error = translate(errors.ConfigError("samples", 3, "at temperature 0 all of them are the same; use samples 1"))
+    assert error.param == "n"
+    assert error.message == "n: got '3'; at temperature 0 all of them are the same; use n 1"
+    memory = translate(errors.ConfigError("memory", "none", "method text hands over no memory; use matched"))
+    assert memory.message == "latentmas.memory: got 'none'; method text hands over no memory; use matched"
+
+
 def test_an_unknown_error_tells_nothing_of_its_inside() -> None:
     error = translate(KeyError("a secret prompt"))
     assert (error.status, error.type) == (500, "server_error")

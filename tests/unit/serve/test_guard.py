@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.serve.admission.bodies import Exchange
+from latentmas_ray.serve.admission.bodies import HttpExchange
 from latentmas_ray.serve.admission.guard import RequestGuard
 from latentmas_ray.serve.admission.keys import ApiKeys, make_key
 from latentmas_ray.serve.admission.limits import ServeLimits, hosts_for, is_local
@@ -220,6 +220,7 @@ def test_a_mistake_of_ours_is_500_and_tells_nothing(caplog: pytest.LogCaptureFix
 def test_the_log_has_a_line_for_each_request_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         Client().post(body=SECRET.encode(), X_Request_Id="r1")
+        Client()("GET", "/health")  # asked every few seconds by a cluster
         Client()("GET", "/a%0ab?" + SECRET.replace(" ", "+"))
     lines = [record.getMessage() for record in caplog.records if record.name == ACCESS_LOG.name]
     assert lines[0].startswith("r1 POST /v1/echo 200 key=- ")
@@ -265,7 +266,7 @@ def test_an_exchange_is_refused_by_what_it_receives() -> None:
         async def receive() -> Any:
             return {"type": "http.request", "body": b"x" * 20, "more_body": False}
 
-        exchange = Exchange({"type": "http", "headers": []}, receive, receive, ServeLimits(max_body_bytes=10))
+        exchange = HttpExchange({"type": "http", "headers": []}, receive, receive, ServeLimits(max_body_bytes=10))
         with pytest.raises(ApiError) as caught:
             await exchange.receive()
         assert caught.value.status == 413

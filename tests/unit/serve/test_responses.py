@@ -80,7 +80,7 @@ def test_the_client_reads_completions_and_models() -> None:
     choices = (TextChoice(index=1, text="So.", finish_reason="stop"),)
     read = Completion.model_validate_json(TextResponse(**HEAD, choices=choices, usage=usage()).to_json())
     assert (read.object, read.choices[0].text) == ("text_completion", "So.")
-    model = Model.model_validate_json(ServedModel(id="latentmas/sequential", created=5).to_json())
+    model = Model.model_validate_json(ServedModel(id="latentmas/sequential", created=5, latentmas={}).to_json())
     assert (model.id, model.owned_by) == ("latentmas/sequential", "latentmas_ray")
 
 

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from latentmas_ray.cli.options import whole_number
-from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.units import parse_bytes
 
 if TYPE_CHECKING:
-    from latentmas_ray.serve.admission.keys import ApiKeys
     from latentmas_ray.serve.admission.limits import ServeLimits
 
 _MOST = 10**9
@@ -60,13 +58,13 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def limits_of(flags: Mapping[str, Any], host: str) -> "ServeLimits":
     """Return the limits that the flags set, for a server that listens on `host`. Raises ConfigError."""
-    from latentmas_ray.serve.admission.limits import ServeLimits, hosts_for
+    from latentmas_ray.serve.admission.limits import ServeLimits, hosts_for, read_keys
     from latentmas_ray.serve.api.messages import MessageLimits
 
     def number(name: str, least: int = 1, most: int = _MOST) -> int:
         return whole_number(name, flags[name], least=least, most=most)
 
-    keys = _keys(flags["api_keys"])
+    keys = read_keys(flags["api_keys"])
     chars = number("max_message_chars")
     return ServeLimits(
         keys=keys,
@@ -81,16 +79,6 @@ def limits_of(flags: Mapping[str, Any], host: str) -> "ServeLimits":
         allow_hosts=hosts_for(host, keys, flags["allow_host"] or ()),
         log_prompts=flags["log_prompts"],
     )
-
-
-def _keys(path: str | None) -> "ApiKeys | None":
-    from latentmas_ray.paths import expand_home
-    from latentmas_ray.serve.admission.keys import ApiKeys
-
-    if path is not None:
-        return ApiKeys.from_file(expand_home("api_keys", path))
-    text = read_environment().api_keys
-    return None if text is None else ApiKeys.from_environment(text)
 
 
 def _size(name: str, text: str) -> int:
