@@ -21,6 +21,8 @@ DOCUMENTS = tuple(
 RESULTS = tuple(path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("benchmarks/results/*.md")))
 PROGRAMS = ("latentmas", "make", "python", "pip", "ray", "sudo", "sbatch", "kubectl", "kind", "docker")
 
+SERVER = "http://127.0.0.1:8000/v1"
+
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 
@@ -32,6 +34,11 @@ class Block:
     language: str
     text: str
     output: str | None
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether it asks a server that runs; tests/serve runs such blocks against one."""
+        return SERVER in self.text
 
     @property
     def commands(self) -> list[str]:

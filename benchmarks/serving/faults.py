@@ -69,7 +69,7 @@ class FaultOutcome:
     store_bytes: tuple[int, int]  # in use, of the object stores
 
 
-class _Watched:
+class _SeenReplies:
     """What clients have seen so far."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ def measure_fault(settings: FaultSettings) -> FaultOutcome:
 
 def _outcome(
     settings: FaultSettings,
-    watched: _Watched,
+    watched: _SeenReplies,
     expected: dict[str, str],
     killed_at: float,
     before: tuple[int, int, int],
@@ -150,8 +150,10 @@ def _deploy(settings: FaultSettings) -> str:
     return f"{root}/v1"
 
 
-async def _disturbed(url: str, texts: list[str], settings: FaultSettings, cluster: Cluster) -> tuple[_Watched, float]:
-    watched = _Watched()
+async def _disturbed(
+    url: str, texts: list[str], settings: FaultSettings, cluster: Cluster
+) -> tuple[_SeenReplies, float]:
+    watched = _SeenReplies()
     killed: list[float] = []
 
     def kill_once() -> None:
@@ -168,11 +170,11 @@ async def _ask(
     texts: list[str],
     settings: FaultSettings,
     at_each: Callable[[], None],
-    watched: _Watched | None = None,
+    watched: _SeenReplies | None = None,
 ) -> None:
     """Ask all texts; `at_each` is called after each answer, in a thread."""
     waiting = enumerate(texts)
-    watched = watched or _Watched()
+    watched = watched or _SeenReplies()
     async with ChatClient(url, max_tokens=settings.max_new_tokens, timeout=_TIMEOUT_SECONDS) as client:
 
         async def ask_on() -> None:

@@ -31,7 +31,7 @@ agents:
 """
 TEAM = "latentmas/pair"
 APPLICATION = "team"
-FIELDS = {"model": "tiny", "temperature": 0, "max_new_tokens": 32, "placement": "colocate"}
+FIELDS = {"model": "tiny", "dtype": "float32", "temperature": 0, "max_new_tokens": 32, "placement": "colocate"}
 QUESTIONS = [question.question for question in load_questions("chain", 12)]
 
 

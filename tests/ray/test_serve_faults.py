@@ -25,6 +25,8 @@ agents:
   - {name: judger, reads: [planner], thinks: text, prompt: "{{ question }}"}
 """
 TEAM = "latentmas/pair"
+# In float32 an answer does not depend on other questions of its batch.
+FIELDS = {"dtype": "float32", "temperature": 0, "latent_steps": 2, "max_new_tokens": 48}
 QUESTIONS = [question.question for question in load_questions("chain", 40)]
 NUM_AGENTS = 2
 
@@ -38,13 +40,13 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def answers(topology: str) -> dict[str, str]:
-    with LatentMAS("tiny", topology=topology, latent_steps=2, max_new_tokens=48, temperature=0, runtime="local") as mas:
+    with LatentMAS("tiny", topology=topology, runtime="local", **FIELDS) as mas:  # type: ignore[arg-type]
         return {question: mas.ask(question).answer for question in QUESTIONS}
 
 
 @pytest.fixture(scope="module")
 def server(cluster: None, topology: str) -> Iterator[RunningServer]:
-    with running_server(topology=topology, latent_steps=2, max_new_tokens=48) as running:
+    with running_server(topology=topology, **FIELDS) as running:
         yield running
 
 

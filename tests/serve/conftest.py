@@ -9,5 +9,5 @@ from tests.cases.running_server import RunningServer, running_server
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    with running_server(runtime="local", latent_steps=2, max_new_tokens=48) as running:
+    with running_server(runtime="local", dtype="float32", latent_steps=2, max_new_tokens=48) as running:
         yield running

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.cases.running_server import RunningServer
-from tests.documents import ROOT, Block, blocks
+from tests.documents import ROOT, SERVER, Block, blocks
 
 DOCUMENT = "docs/serving.md"
-IN_DOCUMENT = "http://127.0.0.1:8000/v1"
 CLIENTS = ROOT / "tests/serve/clients/.venv/bin"
 # What makes an example one of another environment, and what it must print.
 OF_CLIENTS = {
@@ -27,7 +26,8 @@ PRINTED = {"curl ": r"\\boxed{8}", "print(answer.": r"\boxed{8}", "for chunk in 
 
 
 def asks(block: Block) -> bool:
-    return IN_DOCUMENT in block.text and block.language in ("python", "sh")
+    is_example = block.language in ("python", "sh") and "bench serve" not in block.text
+    return is_example and block.asks_server
 
 
 def client_of(block: Block) -> str | None:
@@ -40,7 +40,7 @@ EXAMPLES = {
 
 
 def run(block: Block, url: str, folder: Path) -> str:
-    text = block.text.replace(IN_DOCUMENT, url)
+    text = block.text.replace(SERVER, url)
     of_clients = client_of(block) is not None
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OPENAI"))}
     if of_clients:

@@ -23,7 +23,8 @@ def client(server: RunningServer) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="module")
 def answers() -> list[str]:
     """What `latentmas ask` answers."""
-    with LatentMAS("tiny", runtime="local", temperature=0, latent_steps=2, max_new_tokens=48) as mas:
+    fields = {"dtype": "float32", "temperature": 0, "latent_steps": 2, "max_new_tokens": 48}
+    with LatentMAS("tiny", runtime="local", **fields) as mas:  # type: ignore[arg-type]
         return [mas.ask(question).answer for question in QUESTIONS]
 
 

@@ -88,7 +88,8 @@ def test_required_hardware(monkeypatch: pytest.MonkeyPatch, value: str, hardware
 def test_unknown_required_hardware_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTMAS_REQUIRE", "gpu,tpu")
     with pytest.raises(
-        ConfigError, match=r"LATENTMAS_REQUIRE: got 'gpu,tpu'; .* browser, gpu, multinode, real, slow, vllm"
+        ConfigError,
+        match=r"LATENTMAS_REQUIRE: got 'gpu,tpu'; .* browser, clients, gpu, multinode, real, serve, slow, vllm",
     ):
         read_environment()
 

@@ -129,7 +129,23 @@ def test_flags_of_commands(
 
 def test_every_command_with_such_flags_is_tried() -> None:
     tried = {"ask", "compare", "grade", "inspect", "plan", "topologies", "vote", "bench transfer", "bench answer"}
-    assert set(UNUSED_FLAGS) == tried
+    assert set(UNUSED_FLAGS) == tried | {"bench serve"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"url": "http://127.0.0.1:8000/v1", "model": "tiny"}, ["--model tiny does nothing with --url"]),
+        ({"model": "tiny", "seed": 1}, ["--seed 1 does nothing without --rates"]),
+        ({"url": "http://127.0.0.1:8000/v1", "seed": 1, "rates": (2.0,)}, []),
+    ],
+)
+def test_flags_of_bench_serve(given: dict[str, object], told: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    tell_unused("bench serve", {"url": None, "rates": (), **given})
+    NOTES.release()
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(told)
+    assert all(line.startswith(f"note: {words}") for line, words in zip(lines, told, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_a_thin_script_of_a_job_passes_its_flags_on(
 
 def test_images_have_the_extras() -> None:
     cpu, cuda = (dict_of_args(dockerfile) for dockerfile in DOCKERFILES)
-    assert set(cuda["EXTRAS"].split(",")) == {"cluster", "nixl", "vllm"}
+    assert set(cuda["EXTRAS"].split(",")) == {"cluster", "nixl", "serve", "vllm"}
     assert cpu["VLLM"] == "yes"
     offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(cuda["EXTRAS"].split(",")) <= offered.keys()
