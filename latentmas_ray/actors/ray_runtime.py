@@ -19,7 +19,7 @@ from latentmas_ray.actors.health.lost_turns import take_lost_turns
 from latentmas_ray.actors.health.monitor import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.links import LinksByAgents
-from latentmas_ray.actors.replicas.measure_costs import measure_costs
+from latentmas_ray.actors.replicas.measure_costs import measure_costs_if_possible
 from latentmas_ray.actors.replicas.ready import ReadyCalls
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn, ask_all_progress
 from latentmas_ray.actors.replicas.request import ReplicaRequest
@@ -52,7 +52,6 @@ from latentmas_ray.scheduler.protocol import (
     events_of_result,
     without_frames,
 )
-from latentmas_ray.scheduler.transfer_choice import TransferCosts
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.events import TextGrown
 
@@ -128,6 +127,7 @@ class RayRuntime:
         specs = {agent: spec.of_shard(WHOLE) for agent, spec in self._manager.specs().items()}
         spec = max(specs.values(), key=lambda one: one.bytes_per_token)
         layout = self._manager.request.planner.layout
+        measures_costs = self._measures_costs and not self._manager.plan.is_colocated
         about = (layout.line if layout else "", self._manager.describe(), why, self._note)
         info = RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
@@ -135,7 +135,7 @@ class RayRuntime:
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._cluster.bytes_in_flight({one.node_id for one in self._manager.loaded}),
             description=", ".join(filter(None, about)),
-            transfer_costs=self._transfer_costs(),
+            transfer_costs=measure_costs_if_possible(self._manager.replicas_of()) if measures_costs else None,
             kv_specs=specs,
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
@@ -344,17 +344,6 @@ class RayRuntime:
     def _current_transport(self) -> Transport:
         assert self._transport is not None, "start() comes first"
         return self._transport
-
-    def _transfer_costs(self) -> TransferCosts | None:
-        """Measure what `transfer=auto` compares; None where that is not asked for, or an actor is lost meanwhile, which
-        the run finds out."""
-        if not self._measures_costs or self._manager.plan.is_colocated:
-            return None
-        try:
-            return measure_costs(self._manager.replicas_of())
-        except ClusterError as error:
-            _log.warning("memory is sent as kv: %s", error)
-            return None
 
     def _start_replicas(self) -> str:
         """Start all replicas and set their transport; return the transport's name and why it was picked."""

@@ -348,9 +348,8 @@ class Scheduler:
             dead = {other.handle.agent for other in dying}
             # Turns that were lost together count as one loss, whichever of them is the suspect.
             batch_state.num_losses += failure.is_suspect or any(TurnFailure.of(other).is_suspect for other in dying)
-            if failure.is_loss and batch_state.retry.can_resubmit_lost_turns(
-                batch_state.num_losses, run.settings.max_losses
-            ):
+            may_resubmit = batch_state.retry.can_resubmit_lost_turns(batch_state.num_losses, run.settings.max_losses)
+            if failure.is_loss and may_resubmit:
                 self._rewind(run, batch_state, failure, dead)
                 run.counters.count_fault(event.handle, failure.reason)
             elif (done := finish.failed_alone(run, batch_state, failure, event.handle)) is not None:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray import tasks
@@ -22,7 +21,7 @@ from latentmas_ray.config import (
     warn_of_unused,
 )
 from latentmas_ray.engine.turn import GivenMemory
-from latentmas_ray.errors import ConfigError, ModelError, ThoughtsAloneWarning, TopologyError
+from latentmas_ray.errors import ConfigError, ThoughtsAloneWarning
 from latentmas_ray.placement import WHOLE_CLUSTER
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.controls.names import check_controls
@@ -41,6 +40,7 @@ from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.system.settings.arguments import check_arguments, given_model
 from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.system.team.positions import check_steps_fit
 from latentmas_ray.system.team.run_models import RunModels, team_of
@@ -71,7 +71,6 @@ from latentmas_ray.transport.choose import DeviceLayout, choose
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
     from latentmas_ray.models.chat import ChatTokenizer
-    from latentmas_ray.models.given import GivenModel
 
 QuestionLike = str | Mapping[str, Any] | Question
 
@@ -88,8 +87,8 @@ class Setup:
         fields: Mapping[str, Any],
     ) -> None:
         """The arguments of `LatentMAS`. Raises InputError kinds; nothing is started."""
-        _check_arguments(model, topology, observer)
-        given = _given_model(model, tokenizer)
+        check_arguments(model, topology, observer)
+        given = given_model(model, tokenizer)
         values: dict[str, Any] = {}
         if isinstance(model, RunConfig):
             values = model.model_dump()
@@ -392,27 +391,3 @@ class Setup:
                 "loopback",
                 "loopback stays within one process; use auto, or placement colocate or runtime local",
             )
-
-
-def _check_arguments(model: object, topology: object, observer: object) -> None:
-    """Check the types of arguments that are not fields. Raises ModelError, TopologyError or ConfigError."""
-    if isinstance(model, PurePath | Topology):
-        raise ModelError("model", str(model), "it must be text, or a model object; give a folder as str(folder)")
-    if not isinstance(topology, str | Topology | None):
-        expected = "it must be a name, a file name as text, or a Topology, as Topology(name=…, agents=[…]) makes one"
-        raise TopologyError("topology", topology, expected)
-    if observer is not None and (isinstance(observer, type) or not isinstance(observer, Observer)):
-        raise ConfigError("observer", observer, "it must be an object with a method on_event(event); see Observer")
-
-
-def _given_model(model: Any, tokenizer: Any) -> "GivenModel | None":
-    """Return a model object and its tokenizer as one; None if `model` is a name or None. Raises ModelError."""
-    if model is None or isinstance(model, str | RunConfig):
-        if tokenizer is not None:
-            raise ModelError("tokenizer", type(tokenizer).__name__, "it belongs to a model object; a name has its own")
-        return None
-    if tokenizer is None:
-        raise ModelError("tokenizer", "nothing", f"a model object ({type(model).__name__}) needs its tokenizer")
-    from latentmas_ray.models.given import GivenModel  # needs transformers, which the caller has imported
-
-    return GivenModel(model, tokenizer)

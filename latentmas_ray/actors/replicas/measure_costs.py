@@ -1,5 +1,6 @@
 """Measures transfer costs at the start of a run: the links between actors, and each reader's prefill."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -7,12 +8,23 @@ import ray
 
 from latentmas_ray.actors.errors import cluster_errors
 from latentmas_ray.actors.replicas.replica import Replica
+from latentmas_ray.errors import ClusterError
 from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
 PROBE_BYTES = 16 * 2**20
 PREFILL_TOKENS = 256
 _REPEATS = 3
 _TIMEOUT_SECONDS = 300.0
+_log = logging.getLogger(__name__)
+
+
+def measure_costs_if_possible(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts | None:
+    """Return what `measure_costs` returns, or None if an actor is lost meanwhile, which the run finds out."""
+    try:
+        return measure_costs(replicas_of)
+    except ClusterError as error:
+        _log.warning("memory is sent as kv: %s", error)
+        return None
 
 
 def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts:

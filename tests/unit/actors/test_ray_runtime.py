@@ -11,7 +11,7 @@ from ray.exceptions import RaySystemError
 from latentmas_ray.actors import manager, ray_runtime
 from latentmas_ray.actors.health import monitor as health
 from latentmas_ray.actors.ray_runtime import RayRuntime
-from latentmas_ray.actors.replicas import ready
+from latentmas_ray.actors.replicas import measure_costs, ready
 from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, ClusterError, LostActorError
@@ -176,7 +176,7 @@ def test_a_run_starts_although_an_actor_dies_while_costs_are_measured(
         submitted.append(1)
         raise ClusterError("transfer costs could not be measured: the actor died")
 
-    monkeypatch.setattr(ray_runtime, "measure_costs", lose)
+    monkeypatch.setattr(measure_costs, "measure_costs", lose)
     assert submit(start(measures_costs=True), "planner")
     assert submitted
 
