@@ -29,6 +29,7 @@ STATUS: dict[type[BaseException], int] = {
     errors.QuestionsFailedError: 500,
     errors.ClusterError: 503,
     errors.ActorError: 503,
+    errors.LostActorError: 503,
     errors.ShardError: 503,
     errors.ContextLengthError: 400,
     errors.CacheError: 503,
