@@ -28,6 +28,7 @@ from latentmas_ray.bench.serve.reply import ChatClient, ChatQuestion, ClientRepl
 from latentmas_ray.serve.ray_app import app
 from latentmas_ray.tasks import load_questions
 
+_AGENTS = ("AgentActor", "TextActor")
 FAULTS = ("actor", "node", "ingress")
 _RETRIES = 20  # of a request whose stream had not begun; a team that is replaced loads its models meanwhile
 _PAUSE_SECONDS = 2.0
@@ -199,19 +200,19 @@ def _asked_alone(settings: FaultSettings, texts: set[str]) -> dict[str, str]:
         return {text: mas.ask(text).answer for text in sorted(texts)}
 
 
-def _processes(word: str) -> list[psutil.Process]:
-    """Return the processes of this cluster whose titles have this word."""
+def _processes(*words: str) -> list[psutil.Process]:
+    """Return the processes of this cluster whose titles have one of these words."""
     found = []
     for one in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if word in " ".join(one.cmdline()[:1]):
+            if any(word in " ".join(one.cmdline()[:1]) for word in words):
                 found.append(one)
     return found
 
 
 def _level() -> tuple[int, int, int]:
     """Return how many actors agents have, their resident bytes, and the bytes in use of the object stores."""
-    agents = _processes("AgentActor")
+    agents = _processes(*_AGENTS)
     resident = 0
     for one in agents:
         with suppress(psutil.Error):
@@ -222,7 +223,7 @@ def _level() -> tuple[int, int, int]:
 
 
 def _kill_actor(_: Cluster) -> None:
-    os.kill(_processes("AgentActor")[0].pid, signal.SIGKILL)
+    os.kill(_processes(*_AGENTS)[0].pid, signal.SIGKILL)
 
 
 def _kill_ingress(_: Cluster) -> None:

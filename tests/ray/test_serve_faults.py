@@ -55,7 +55,7 @@ def actors() -> list[int]:
     found = []
     for one in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if "AgentActor" in " ".join(one.cmdline()[:1]):
+            if " ".join(one.cmdline()[:1]).startswith(("ray::AgentActor", "ray::TextActor")):
                 found.append((one.create_time(), one.pid))
     return [pid for _, pid in sorted(found)]
 
