@@ -126,7 +126,10 @@ def _scores(settings: MixedSettings, cell: MixedCell, folder: Path) -> tuple[flo
             **fields,
         ) as mas:
             mas.evaluate()
-    rows = {answer.id: float(bool(answer.correct)) for answer in load_run(place).answers}
+    run = load_run(place)
+    rows = {answer.id: float(bool(answer.correct)) for answer in run.answers}
+    if (limit := run.config.limit) != settings.limit:
+        raise ConfigError("--limit", settings.limit, f"the cell {cell.folder} has --limit {limit}; use another folder")
     return tuple(rows[key] for key in sorted(rows))
 
 

@@ -1,5 +1,6 @@
 """Teams of two models, measured: which cells there are, what a finished cell costs, and the tables."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("benchmarks.mixed_models.LatentMAS", None)  # it would have to be called
     assert measure_mixed(settings, tmp_path, told.append) == first
     assert [line.split(":")[0] for line in told] == ["tiny-small-latent-matched", "small-small-single"]
+    with pytest.raises(ConfigError, match="--limit: got '3'; the cell tiny-small-latent-matched has --limit 2"):
+        measure_mixed(replace(settings, limit=3), tmp_path, told.append)
 
 
 def test_tables_have_the_gains_with_their_intervals() -> None:
