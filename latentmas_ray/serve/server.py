@@ -1,16 +1,19 @@
 """Serves an application with uvicorn until a signal ends it.
 
 The first SIGTERM or SIGINT drains: no new request is taken, those that run go to their end, at most for a bound. A
-second one stops at once.
+second one stops at once, and so does the first while the models are being loaded.
 """
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -60,6 +63,10 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain, or stop at once at the second signal."""
         name = signal.Signals(sig).name
+        if not self._endpoint.teams.is_ready:
+            # Nothing runs, and what loads in another thread cannot be stopped. Ray's processes end with this one.
+            self._tell(f"{name}: stopped while the models were being loaded")
+            _end_process()
         if self.should_exit:
             self.force_exit = True
             self._tell(f"{name} again: stopped at once")
@@ -118,13 +125,20 @@ def run_server(
         finally:
             if not loading.done():
                 loading.cancel()
-        if not loading.cancelled():
+        if loading.done() and not loading.cancelled():
             await loading  # raises its error
 
     try:
         asyncio.run(serve())
     finally:
         listener.close()
+
+
+def _end_process() -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # its reader has gone
+            stream.flush()
+    os._exit(0)
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:
