@@ -25,6 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "allow_origin": None,
     "allow_host": None,
     "log_prompts": False,
+    "conversation_memory": "1GiB",
+    "max_conversations": "256",
+    "conversation_ttl": "3600",
 }
 
 
