@@ -36,7 +36,7 @@ def make_load_figure(outcome: "ServeBench") -> Any:
     figure = Figure(figsize=(1.0 + 4.6 * max(1, len(panels)), 4.4), dpi=130)
     FigureCanvasAgg(figure)
     axes_of = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
-    figure.subplots_adjust(left=0.05, right=0.90, top=0.84, bottom=0.14, wspace=0.75)
+    figure.subplots_adjust(left=0.05, right=0.90, top=0.84, bottom=0.14, wspace=1.0)
     for axes, (title, label, lines) in zip(axes_of, panels, strict=False):
         axes.set_title(title, fontsize=10.5, loc="left")
         axes.set_xlabel(label)
@@ -81,4 +81,4 @@ def _draw_memory(axes: Any, outcome: "ServeBench") -> list[LineEnd]:
 
 
 def _short(model: str) -> str:
-    return model.removeprefix("latentmas/")
+    return model.removeprefix("latentmas/").rpartition("/")[2]

@@ -12,7 +12,8 @@ import psutil
 
 _HERE = ("127.0.0.1", "localhost", "::1")
 _RAYLET = "raylet"
-_AGENT = "ray::"  # what Ray writes into the title of a process with an actor
+_ACTOR = "ray::"  # what Ray writes into the title of a process with an actor, and of some processes of its own
+_OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class ServerProcesses:
             server_bytes, num_files = self._server.memory_info().rss, self._server.num_fds()
         except psutil.Error:
             return None
-        actors = [bytes_ for name, bytes_ in self._others() if name.startswith(_AGENT)]
+        actors = [bytes_ for name, bytes_ in self._others() if is_actor(name)]
         return MemorySample(
             seconds=time.monotonic() - begin,
             server_bytes=server_bytes,
@@ -83,6 +84,11 @@ class ServerProcesses:
             with suppress(psutil.Error):
                 if process.pid != self._server.pid:
                     yield " ".join(process.cmdline()[:1]), process.memory_info().rss
+
+
+def is_actor(title: str) -> bool:
+    """Whether a process of this title has an actor of the server, by what Ray writes there."""
+    return title.startswith(_ACTOR) and not title.startswith(_OF_RAY)
 
 
 class MemoryWatch:

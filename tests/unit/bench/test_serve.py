@@ -16,7 +16,13 @@ from latentmas_ray.bench.serve.load import closed_loop, open_loop
 from latentmas_ray.bench.serve.own_server import OwnServer
 from latentmas_ray.bench.serve.plot import make_load_figure
 from latentmas_ray.bench.serve.reply import ChatClient, ChatQuestion, ClientReply
-from latentmas_ray.bench.serve.server_processes import MemorySample, MemoryWatch, ServerProcesses, growth_bytes
+from latentmas_ray.bench.serve.server_processes import (
+    MemorySample,
+    MemoryWatch,
+    ServerProcesses,
+    growth_bytes,
+    is_actor,
+)
 from latentmas_ray.bench.serve.settings import ServeBenchSettings
 from latentmas_ray.cli.main import main
 from latentmas_ray.errors import RunError
@@ -275,3 +281,11 @@ def test_a_key_that_no_header_can_hold_is_not_shown(
 def test_a_server_that_does_not_start_is_an_error_with_its_last_line() -> None:
     with pytest.raises(RunError, match=r"ended while it started: .*mistyped"), OwnServer(["--mistyped"]):
         pass
+
+
+@pytest.mark.parametrize(
+    ("title", "counts"),
+    [("ray::AgentActor.load", True), ("ray::TextActor", True), ("ray::IDLE", False), ("ray::DashboardAgent", False)],
+)
+def test_processes_of_ray_itself_are_no_actors(title: str, counts: bool) -> None:
+    assert is_actor(title) is counts
