@@ -197,7 +197,8 @@ def test_a_question_that_does_not_fit_is_not_tried_again(
     refuse = On(agent, "q2", partial(stand_ins.raise_too_long, agent, "q2"))
     assert run(misbehave=[refuse]) == 1
     (failure,) = _failures(tmp_path)
-    assert failure == {"id": "q2", "agent": agent, "error": "q2 needs 9 positions, the model has 8"}
+    error = "q2 needs 9 positions, the model has 8"
+    assert failure == {"id": "q2", "agent": agent, "error": error, "too_long": True}
     assert "Traceback" not in capfd.readouterr().err
     assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name != "q2"}
 

@@ -11,6 +11,7 @@ from latentmas_ray.serve.teams.reply import Reply
 from latentmas_ray.tasks import load_questions
 from tests.cases.clients import ask_all, chat_questions, leave_all, wait_until_idle
 from tests.cases.running_server import RunningServer
+from tests.ray.actor_cases import wait_until
 
 NUM_WARM_UP = 100
 NUM_CLIENTS = 32
@@ -41,7 +42,7 @@ def test_clients_that_leave_leave_nothing(server: RunningServer, count: int) -> 
     while process.num_fds() > files:  # sockets that are being closed
         gc.collect()
     assert tensor_bytes() <= tensors + 2**20
-    assert [one for one in gc.get_objects() if type(one) is Reply] == []
+    wait_until(lambda: not any(type(one) is Reply for one in gc.get_objects()), "the end of what held the replies")
     assert process.num_threads() <= threads + 4  # pools of threads that had not all their threads
     assert process.memory_info().rss - memory < MAX_GROWTH_BYTES
     assert server.num_open == 0
