@@ -18,7 +18,9 @@ from typer.core import TyperGroup
 
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 from latentmas_ray.bench.matrix.settings import MatrixSettings
+from latentmas_ray.bench.serve.settings import ServeBenchSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
+from latentmas_ray.cli.commands.serving.limit_flags import LIMIT_FLAGS
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
 from latentmas_ray.cli.unused_flags import NOTES, describe_unused
@@ -37,15 +39,19 @@ from latentmas_ray.errors import (
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.simulation.settings import SimulationSettings
 
+_SETTINGS = (
+    TransferBenchSettings,
+    MatrixSettings,
+    AnswerBenchSettings,
+    ServeBenchSettings,
+    SimulationSettings,
+    LinkSpeeds,
+)
 # Fields that are flags of a command: errors name the flag.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
     | SWITCHES.keys()
-    | {
-        field.name
-        for settings in (TransferBenchSettings, MatrixSettings, AnswerBenchSettings, SimulationSettings, LinkSpeeds)
-        for field in fields(settings)
-    }
+    | {field.name for settings in _SETTINGS for field in fields(settings)}
     | frozenset(PIPELINE_FIELDS)
     | {
         "seeds",
@@ -69,18 +75,14 @@ _FLAG_FIELDS = (
         "rule",
         "accuracies",
         "topologies",
+        "topologies_file",
+        "host",
         "port",
         "drain_timeout",
-        "api_keys",
-        "requests_per_minute",
-        "max_waiting",
-        "max_running",
-        "max_memory",
-        "max_body",
-        "max_message_chars",
-        "request_timeout",
-        "allow_origin",
+        "url",
+        "timeout",
     }
+    | LIMIT_FLAGS.keys()
 )
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 

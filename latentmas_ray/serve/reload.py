@@ -50,17 +50,21 @@ class Reloader:
     async def reload(self) -> bool:
         """Serve the topologies as they are now. Returns whether it could."""
         before = self._endpoint.teams
+        if self._is_ending():
+            return False
         if not before.is_ready:
             self._tell("not reloaded: the models are still being loaded")
             return False
         try:
             names = await asyncio.to_thread(self._topologies.read)
             teams = await asyncio.to_thread(before.with_topologies, names)
+            if self._is_ending():
+                return False
             await teams.start()
         except LatentMASError as error:
-            line = " ".join(str(error).split())
-            self._tell(f"not reloaded, what was served before is served: {line}")
-            return False
+            return self._failed(str(error))
+        except Exception as error:  # noqa: BLE001  it ends no server
+            return self._failed(f"{type(error).__name__}: {error}")
         num_open = self._endpoint.replace_teams(teams)
         gone = sorted(before.models.keys() - teams.models.keys())
         parts = [f"reloaded: serving {', '.join(teams.models)}"]
@@ -68,6 +72,16 @@ class Reloader:
         parts += [f"{num_open} earlier request{'' if num_open == 1 else 's'} still run"] if num_open else []
         self._tell("; ".join(parts))
         return True
+
+    def _is_ending(self) -> bool:
+        """Whether the server drains: its actors end, and a reload would start others."""
+        if self._endpoint.is_draining:
+            self._tell("not reloaded: the server ends")
+        return self._endpoint.is_draining
+
+    def _failed(self, reason: str) -> bool:
+        self._tell(f"not reloaded, what was served before is served: {' '.join(reason.split())}")
+        return False
 
     def _on_signal(self) -> None:
         if self._reloading is not None and not self._reloading.done():
@@ -92,9 +106,12 @@ def _read(path: Path) -> list[str]:
         data = MarkedYAML.read(content.decode(), str(path)).data
     except UnicodeDecodeError:
         raise refused(str(path), "it must be text in UTF-8") from None
-    if more := sorted(data.keys() - {"topologies"}):
+    if more := sorted(map(str, data.keys() - {"topologies"})):
         raise refused(f"{path}: {more[0]}", _FORM)
     names = data.get("topologies")
     if not isinstance(names, list) or not all(isinstance(one, str) and one.strip() for one in names):
         raise refused(f"{path}: topologies", _FORM)
-    return [str(path.parent / Path(one).expanduser()) if is_topology_file(one) else one for one in names]
+    return [
+        str(path.parent / expand_home("topologies_file", one)) if is_topology_file(one) else one
+        for one in map(str.strip, names)
+    ]

@@ -5,6 +5,7 @@ second one stops at once, and so does the first while the models are being loade
 """
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -32,8 +33,16 @@ class DrainingServer(uvicorn.Server):
     """A server that says what it waits for when it is told to end."""
 
     def __init__(self, config: uvicorn.Config, endpoint: Endpoint, tell: Callable[[str], None]) -> None:
+        """`tell` gets lines for the user. It is called in handlers of signals, whose errors would end what drains: a
+        line that cannot be written (its reader has gone, or another one is being written) is lost instead."""
         super().__init__(config)
-        self._endpoint, self._tell = endpoint, tell
+        self._endpoint = endpoint
+
+        def say(line: str) -> None:
+            with suppress(OSError, ValueError, RuntimeError):
+                tell(line)
+
+        self._tell = say
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -63,7 +72,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain, or stop at once at the second signal."""
         name = signal.Signals(sig).name
-        if not self._endpoint.teams.is_ready:
+        if not self._endpoint.teams.is_ready and not self.should_exit:  # at the end they are not ready, either
             # Nothing runs, and what loads in another thread cannot be stopped. Ray's processes end with this one.
             self._tell(f"{name}: stopped while the models were being loaded")
             _end_process()
@@ -107,7 +116,11 @@ def run_server(
     try:
         listener = _bind(config)
     except OSError as error:
-        raise ConfigError("port", port, f"{host} cannot be listened on: {error.strerror or error}") from error
+        reason = error.strerror or error
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            expected = f"it must be an address or a name of this machine: {reason}"
+            raise ConfigError("host", host, expected) from error
+        raise ConfigError("port", port, f"{host} cannot be listened on: {reason}") from error
     server = DrainingServer(config, app.state.endpoint, tell)
 
     async def serve() -> None:
@@ -142,12 +155,25 @@ def _end_process() -> NoReturn:
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:
+    """Return a socket that listens: with SO_REUSEADDR two servers could bind the same port, but only one listens.
+    Raises OSError, and ConfigError for what is no name at all; an empty one would be every address."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
-    except OSError:
+        listener.bind((_name_of(config.host), config.port))
+        listener.listen(config.backlog)
+    except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _name_of(host: str) -> str:
+    try:
+        is_name = bool(host.strip() and host.encode("idna"))
+    except UnicodeError:
+        is_name = False
+    if not is_name:
+        raise ConfigError("host", host, "it must be an address or a name of this machine, as 127.0.0.1 or 0.0.0.0")
+    return host

@@ -23,7 +23,7 @@ from latentmas_ray.serve.api.handlers import log_mistake
 _PROBES: Final = frozenset({"/health", "/ready"})
 _OPEN_PATHS: Final = _PROBES | {"/", "/favicon.ico"}
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
-_METHODS: Final = "GET, POST, OPTIONS"
+_METHODS: Final = "GET, POST, DELETE, OPTIONS"
 
 
 class RequestGuard:

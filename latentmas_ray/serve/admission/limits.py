@@ -17,6 +17,8 @@ from latentmas_ray.serve.conversations.limits import ConversationLimits
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?|https?://\[[0-9a-fA-F:]+\](?::\d{1,5})?")
 _ORIGIN_FORM: Final = "it must be the start of a page's address, as in https://chat.example.org, or * for any page"
+_HOST: Final = re.compile(r"[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]+\]", re.ASCII)
+_HOST_FORM: Final = "it must be a name or an address without scheme and port, as in chat.example.org"
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -100,8 +102,12 @@ def hosts_for(host: str, keys: ApiKeys | None, more: Sequence[str] = ()) -> tupl
     """Return `allow_hosts` for a server that listens on `host`.
 
     A server without keys that listens on this machine alone is asked under a local name only: a page of another name
-    that leads here (DNS rebinding) would pass for its own. `more` are further names, as of a proxy in front.
+    that leads here (DNS rebinding) would pass for its own. `more` are further names, as of a proxy in front. Raises
+    ConfigError for what no header `Host` can name.
     """
+    for name in more:
+        if _HOST.fullmatch(name) is None:
+            raise ConfigError("allow_host", name, _HOST_FORM)
     if keys is not None or not is_local(host):
         return None
     return (*_LOCAL_NAMES, host.lower(), *(name.lower() for name in more))

@@ -104,8 +104,8 @@ class Admission:
             return ticket
         if num_questions > self._max_waiting:
             raise self._full()
-        while self.num_waiting + num_questions > self._max_waiting:
-            self._make_room(key, num_questions)
+        for other in self._in_its_place(key, num_questions):
+            self._refuse(other, self._full())
         self._waiting.setdefault(key, deque()).append(ticket)
         return ticket
 
@@ -165,13 +165,19 @@ class Admission:
                 del self._waiting[key]
             self._begin(ticket)
 
-    def _make_room(self, key: str, num_questions: int) -> None:
-        """Refuse the newest request of the key with most that wait. Raises ApiError if that is the newcomer's."""
-        counts = {one: sum(ticket.num_questions for ticket in tickets) for one, tickets in self._waiting.items()}
-        longest = max(counts, key=lambda one: counts[one], default=key)
-        if longest == key or counts[longest] <= counts.get(key, 0) + num_questions:
-            raise self._full()
-        self._refuse(self._waiting[longest][-1], self._full())
+    def _in_its_place(self, key: str, num_questions: int) -> list[Ticket]:
+        """Return the requests to refuse so that this one can wait: each the newest of the key with most that wait.
+        Raises ApiError, and none is to be refused, if that comes to be the newcomer's own."""
+        left = {one: list(tickets) for one, tickets in self._waiting.items()}
+        counts = {one: sum(ticket.num_questions for ticket in tickets) for one, tickets in left.items()}
+        found: list[Ticket] = []
+        while sum(counts.values()) + num_questions > self._max_waiting:
+            longest = max(counts, key=lambda one: counts[one], default=key)
+            if longest == key or counts[longest] <= counts.get(key, 0) + num_questions:
+                raise self._full()
+            found.append(left[longest].pop())
+            counts[longest] -= found[-1].num_questions
+        return found
 
     def _full(self) -> ApiError:
         message = f"the team is busy, and {self.num_waiting} of at most {self._max_waiting} questions wait; ask later"

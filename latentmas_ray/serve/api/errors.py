@@ -157,7 +157,10 @@ def _of_input(error: InputError) -> ApiError:
     elif isinstance(error, TaskError | ModelError):
         # A model was loaded before it was served: what it refuses now is the request's text.
         param = "messages"
-    return ApiError(400, str(InputError(field, error.value, expected)), param, "invalid_value")
+    value = error.value
+    if isinstance(error, ModelError) and isinstance(value, str):
+        value = value.rstrip("/").rpartition("/")[2]  # of a folder its name: where it is concerns no client
+    return ApiError(400, str(InputError(field, value, expected)), param, "invalid_value")
 
 
 def _one_line(error: BaseException) -> str:

@@ -153,11 +153,6 @@ class SamplingRequest(ApiModel):
         return self.streams and self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
-    def num_samples(self) -> int:
-        """How many answers to each question."""
-        return 1 if self.n is None else self.n
-
-    @property
     def run_seed(self) -> int | None:
         """The seed of a run: OpenAI's may be negative, a run's is not. None: the server's."""
         return None if self.seed is None else self.seed % _MAX_SEED

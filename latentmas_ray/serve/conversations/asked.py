@@ -41,14 +41,14 @@ def caller_of(request: Request) -> str:
 
 
 def conversation_of(
-    request: ChatRequest, question: Question, key: str, limits: ConversationLimits
+    request: ChatRequest, question: Question, num_choices: int, key: str, limits: ConversationLimits
 ) -> ConversationAsked | None:
     """Return the conversation of a chat; None if it has no id. Raises ApiError (400) for several answers, and for more
     messages than are kept."""
     if (name := request.latentmas.conversation) is None:
         return None
-    if request.num_samples > 1:
-        raise bad_field("n", request.num_samples, "a conversation has one answer at each turn: it must be 1")
+    if num_choices > 1:
+        raise bad_field("n", num_choices, "a conversation has one answer at each turn: it must be 1")
     exchanges = _exchanges(question)
     if len(exchanges) >= limits.max_exchanges:
         expected = f"it has {len(exchanges)} answers before its last message; at most {limits.max_exchanges - 1}"

@@ -6,7 +6,7 @@ from latentmas_ray.serve.api.responses import TokenUsage
 from latentmas_ray.serve.api.sampling import SamplingRequest
 from latentmas_ray.serve.teams.reply import TeamAnswer
 from latentmas_ray.serve.teams.settings import TeamRequest
-from latentmas_ray.system.serving import CallSettings
+from latentmas_ray.system.serving import CallSettings, TeamVariant
 from latentmas_ray.tasks.question import Question
 
 MAX_TRACED = 1_000_000  # of a batch whose questions ask for the lens: all
@@ -32,6 +32,14 @@ def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
         trace=asked.latentmas.trace,
         lens=asked.latentmas.lens,
     )
+
+
+def num_choices(asked: SamplingRequest, model: TeamVariant) -> int:
+    """Return how many texts a question gets: `n`, else the server's own number. Of several answering agents one answer
+    is made."""
+    if asked.n is not None:
+        return asked.n
+    return model.config.samples if len(model.topology.answering_agents) == 1 else 1
 
 
 def usage_of(answers: Sequence[TeamAnswer], answering_agent: str) -> TokenUsage:

@@ -21,7 +21,7 @@ from latentmas_ray.serve.api.responses import (
 )
 from latentmas_ray.serve.conversations.asked import caller_of, conversation_of
 from latentmas_ray.serve.routes.answering import HttpQuestions
-from latentmas_ray.serve.routes.asked import team_request, usage_of
+from latentmas_ray.serve.routes.asked import num_choices, team_request, usage_of
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.reply import AgentRecord, TeamAnswer, TextPiece
 
@@ -35,10 +35,10 @@ async def complete_chat(request: Request) -> Response:
     endpoint: Endpoint = request.app.state.endpoint
     model = endpoint.model(asked.model)
     question = chat_question(asked, "q0", endpoint.limits.messages)
-    form = _ChatForm(
-        asked, model.topology.answering_agents[0].name, f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
-    )
-    conversation = conversation_of(asked, question, caller_of(request), endpoint.limits.conversations)
+    count = num_choices(asked, model)
+    name, created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+    form = _ChatForm(asked, model.topology.answering_agents[0].name, name, created, count)
+    conversation = conversation_of(asked, question, count, caller_of(request), endpoint.limits.conversations)
     return await HttpQuestions(
         request=request, asked=[team_request(asked, question)], form=form, conversation=conversation
     ).answer()
@@ -52,6 +52,7 @@ class _ChatForm:
     answering_agent: str
     id: str
     created: int
+    num_choices: int
 
     def whole(self, answers: Sequence[TeamAnswer]) -> ResponsePart:
         choices = tuple(
@@ -66,7 +67,7 @@ class _ChatForm:
 
     def begin(self) -> list[ResponsePart]:
         first = MessageDelta(role="assistant", content="")
-        return [self._chunk(ChunkChoice(index=index, delta=first)) for index in range(self.asked.num_samples)]
+        return [self._chunk(ChunkChoice(index=index, delta=first)) for index in range(self.num_choices)]
 
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
         return self._chunk(ChunkChoice(index=piece.choice, delta=MessageDelta(content=piece.text)))

@@ -13,7 +13,7 @@ from latentmas_ray.serve.api.requests import CompletionRequest, parse_completion
 from latentmas_ray.serve.api.responses import ResponsePart, TextChoice, TextResponse
 from latentmas_ray.serve.conversations.asked import refuse_conversation
 from latentmas_ray.serve.routes.answering import HttpQuestions
-from latentmas_ray.serve.routes.asked import team_request, usage_of
+from latentmas_ray.serve.routes.asked import num_choices, team_request, usage_of
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.serve.teams.reply import AgentRecord, TeamAnswer, TextPiece
 
@@ -28,7 +28,8 @@ async def complete(request: Request) -> Response:
     model = endpoint.model(asked.model)
     refuse_conversation(asked.latentmas.conversation)
     questions = completion_questions(asked, "q0", endpoint.limits.messages)
-    form = _TextForm(asked, model.topology.answering_agents[0].name, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
+    name, created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
+    form = _TextForm(asked, model.topology.answering_agents[0].name, name, created, num_choices(asked, model))
     requests = [team_request(asked, question) for question in questions]
     return await HttpQuestions(request=request, asked=requests, form=form).answer()
 
@@ -41,6 +42,7 @@ class _TextForm:
     answering_agent: str
     id: str
     created: int
+    num_choices: int  # of each prompt
 
     def whole(self, answers: Sequence[TeamAnswer]) -> ResponsePart:
         texts = [choice for answer in answers for choice in answer.choices]
@@ -54,14 +56,14 @@ class _TextForm:
         return []
 
     def piece(self, reply: int, piece: TextPiece) -> ResponsePart:
-        index = reply * self.asked.num_samples + piece.choice
+        index = reply * self.num_choices + piece.choice
         return self._response([TextChoice(index=index, text=piece.text, finish_reason=None)])
 
     def record(self, record: AgentRecord) -> ResponsePart:
         return self._response([]).model_copy(update={"latentmas": dict(record.record)})
 
     def end(self, reply: int, answer: TeamAnswer) -> list[ResponsePart]:
-        first = reply * self.asked.num_samples
+        first = reply * self.num_choices
         return [
             self._response([TextChoice(index=first + index, text="", finish_reason=choice.finish_reason)])
             for index, choice in enumerate(answer.choices)

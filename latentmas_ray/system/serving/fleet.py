@@ -158,4 +158,5 @@ def is_topology_file(topology: str) -> bool:
 
 def topology_name(topology: str) -> str:
     """Return the name under which a topology is served: that of a file is its stem."""
-    return topology.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+    name = topology.rpartition("/")[2]
+    return name.rpartition(".")[0] if is_topology_file(topology) else name

@@ -8,7 +8,7 @@ import typer
 
 from latentmas_ray.cli.commands.serving.limit_flags import limit_options, limits_of
 from latentmas_ray.cli.errors import exit_code_of
-from latentmas_ray.cli.main import main
+from latentmas_ray.cli.main import app, main
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.admission.keys import ApiKeys, make_key
 from latentmas_ray.serve.admission.limits import ServeLimits
@@ -41,9 +41,9 @@ def run(*arguments: str, capture: list[ServeLimits]) -> int:
     def serve(limits: ServeLimits, host: str = "127.0.0.1") -> None:
         capture.append(limits)
 
-    app = typer.Typer()
-    app.command()(limit_options(serve))
-    command = typer.main.get_command(app)
+    small = typer.Typer()
+    small.command()(limit_options(serve))
+    command = typer.main.get_command(small)
     return exit_code_of(lambda: command.main(list(arguments), standalone_mode=False))
 
 
@@ -143,3 +143,20 @@ def test_keys_come_from_the_environment_or_from_a_file(monkeypatch: pytest.Monke
     monkeypatch.setenv("LATENTMAS_API_KEYS", "my-password")
     with pytest.raises(ConfigError, match="LATENTMAS_API_KEYS"):
         limits()
+
+
+@pytest.mark.parametrize("path", [("serve",), ("mcp",), ("bench", "serve")])
+def test_a_mistake_names_the_flag_whatever_flag_it_is(path: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    options = [max(one.opts, key=len) for one in command.params if one.metavar is not None]
+    assert len(options) > 2
+    for option in options:
+        field = option.removeprefix("--").replace("-", "_")
+
+        def fail(field: str = field) -> None:
+            raise ConfigError(field, "a", "it must be b")
+
+        assert exit_code_of(fail) == 2
+        assert capfd.readouterr().err == f"error: {option}: got 'a'; it must be b\n"

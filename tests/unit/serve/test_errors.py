@@ -107,3 +107,12 @@ def test_an_unknown_model_names_those_that_are_served() -> None:
     assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
     assert "latentmas/sequential" in error.message
     assert timed_out(2.5).status == 504
+
+
+def test_a_client_never_reads_where_a_model_is() -> None:
+    """A chat template may refuse a prompt, in the name of the model's folder."""
+    expected = "its chat template must accept the prompt: no such role"
+    found = translate(errors.ModelError("model", "/home/ann/secret/Smol-135M/", expected))
+    assert (found.status, found.param) == (400, "messages")
+    assert found.message == f"model: got 'Smol-135M'; {expected}"
+    assert translate(errors.ModelError("model", "org/Smol-135M", expected)).message == found.message

@@ -167,6 +167,7 @@ def test_an_allowed_origin_may_ask() -> None:
     asked = ask("OPTIONS", "/v1/echo", headers={"Origin": "https://a.example", **PREFLIGHT})
     assert (asked.status_code, asked.headers["Access-Control-Allow-Headers"]) == (204, "authorization")
     assert asked.headers["Access-Control-Allow-Origin"] == "https://a.example"
+    assert asked.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"  # conversations are deleted
     denied = ask.post(Origin="https://a.example")  # so that the page can read the error
     assert (denied.status_code, denied.headers["Access-Control-Allow-Origin"]) == (401, "https://a.example")
     other = ask("OPTIONS", "/v1/echo", headers={"Origin": "https://b.example", **PREFLIGHT})
@@ -184,6 +185,13 @@ def test_a_page_of_another_name_is_not_the_servers_own(host: str) -> None:
 def test_a_server_without_keys_is_asked_under_its_names(host: str) -> None:
     ask = Client(allow_hosts=hosts_for("127.0.0.1", None, ["proxy.example"]))
     assert ask.post(Host=host).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["", "a b", "https://chat.example.org", "chat.example.org:8000", "a/b", "::1", "*"])
+def test_a_name_that_no_request_has_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"allow_host: got .* name or an address without scheme and port") as caught:
+        hosts_for("127.0.0.1", None, [name])
+    assert caught.value.value == name
 
 
 def test_with_keys_or_on_a_network_any_host_is_taken() -> None:

@@ -74,6 +74,19 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait() -> None:
     run(test)
 
 
+def test_no_request_loses_its_place_for_one_that_is_refused() -> None:
+    async def test() -> None:
+        admission = make(max_running=3, max_waiting=6)
+        admission.admit("a", num_questions=3)
+        tickets = [admission.admit(key) for key in "aaaabb"]
+        assert refused(admission, "c", num_questions=3).status == 429
+        assert not any(ticket.admitted.done() for ticket in tickets)
+        admission.admit("c", num_questions=2)  # in place of two of a
+        assert [ticket.admitted.done() for ticket in tickets] == [False, False, True, True, False, False]
+
+    run(test)
+
+
 def test_no_key_can_fill_the_queue_alone() -> None:
     """The newest request of the key with most makes room for another key's."""
 

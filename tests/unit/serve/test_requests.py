@@ -45,7 +45,7 @@ def test_every_setting_arrives() -> None:
         metadata={"run": "a"},
         latentmas={"latent_steps": "auto", "memory": "none", "trace": True, "conversation": "c-1"},
     )
-    assert (request.temperature, request.top_p, request.max_new_tokens, request.num_samples) == (0.0, 0.5, 7, 2)
+    assert (request.temperature, request.top_p, request.max_new_tokens, request.n) == (0.0, 0.5, 7, 2)
     assert request.stops == ("\n", "END")
     assert (request.streams, request.streams_usage) == (True, True)
     assert request.run_seed == 2**63 - 3
@@ -61,7 +61,7 @@ def test_every_setting_arrives() -> None:
 def test_defaults_are_the_servers() -> None:
     request = chat(latentmas=None, stream=None, stop=None, n=None)
     assert (request.temperature, request.top_p, request.max_new_tokens, request.run_seed) == (None,) * 4
-    assert (request.stops, request.num_samples, request.streams, request.streams_usage) == ((), 1, False, False)
+    assert (request.stops, request.n, request.streams, request.streams_usage) == ((), None, False, False)
 
 
 OFF: list[dict[str, Any]] = [

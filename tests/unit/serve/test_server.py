@@ -1,14 +1,18 @@
-"""How the server ends while its models are being loaded."""
+"""How the server ends, and addresses on which it cannot listen."""
 
 import os
 import signal
+import socket
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
-from latentmas_ray.serve.server import DrainingServer
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.serve.server import DrainingServer, run_server
 
 
 class EndOfProcess(BaseException):
@@ -30,3 +34,48 @@ def test_it_ends_at_once(number: signal.Signals, monkeypatch: pytest.MonkeyPatch
         server.handle_exit(number, None)
     assert ended.value.args == (0,)
     assert said == [f"{number.name}: stopped while the models were being loaded"]
+
+
+def draining_server(tell: Callable[[str], None], *, is_ready: bool, drained: list[str]) -> DrainingServer:
+    endpoint: Any = SimpleNamespace(
+        teams=SimpleNamespace(is_ready=is_ready), num_open=1, drain=lambda: drained.append("drained")
+    )
+    return DrainingServer(uvicorn.Config(app=lambda: None, timeout_graceful_shutdown=5), endpoint, tell)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError("I/O operation on closed file"), RuntimeError])
+def test_it_drains_although_its_lines_cannot_be_written(error: type[Exception] | Exception) -> None:
+    """As after Ctrl-C in `latentmas serve 2>&1 | tee log`, which ends tee, too."""
+
+    def tell(line: str) -> None:
+        raise error
+
+    drained: list[str] = []
+    server = draining_server(tell, is_ready=True, drained=drained)
+    server.handle_exit(signal.SIGINT, None)
+    assert (server.should_exit, server.force_exit, drained) == (True, False, ["drained"])
+    server.handle_exit(signal.SIGINT, None)
+    assert server.force_exit
+
+
+def test_a_signal_after_the_models_were_closed_is_the_second_one() -> None:
+    said: list[str] = []
+    server = draining_server(said.append, is_ready=False, drained=[])
+    server.should_exit = True
+    server.handle_exit(signal.SIGTERM, None)
+    assert (server.force_exit, said) == (True, ["SIGTERM again: stopped at once"])
+
+
+@pytest.mark.parametrize("host", ["", " ", "a..b", "a" * 64, "192.0.2.1"])
+def test_an_address_that_is_not_of_this_machine_is_named(host: str) -> None:
+    with pytest.raises(ConfigError, match="it must be an address or a name of this machine") as caught:
+        run_server(FastAPI(), host=host, port=0, drain_seconds=1, tell=print, on_ready=print)
+    assert (caught.value.field, caught.value.value) == ("host", host)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=r"127\.0\.0\.1 cannot be listened on: Address already in use") as caught:
+            run_server(FastAPI(), host="127.0.0.1", port=port, drain_seconds=1, tell=print, on_ready=print)
+    assert caught.value.field == "port"

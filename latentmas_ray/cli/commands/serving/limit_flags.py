@@ -24,7 +24,7 @@ class _Flag(NamedTuple):
     is_list: bool = False
 
 
-_FLAGS: Mapping[str, _Flag] = {
+LIMIT_FLAGS: Mapping[str, _Flag] = {
     "api_keys": _Flag(
         "FILE", "the keys that are answered, as serve-key makes them (default: LATENTMAS_API_KEYS, else anyone)"
     ),
@@ -49,12 +49,12 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
     own = [one for one in inspect.signature(command).parameters.values() if one.name != "limits"]
 
     def with_flags(*config: Any, **values: Any) -> None:
-        flags = {name: values.pop(name) for name in (*_FLAGS, "log_prompts")}
+        flags = {name: values.pop(name) for name in (*LIMIT_FLAGS, "log_prompts")}
         command(*config, limits=limits_of(flags, host=values["host"]), **values)
 
     log_prompts = Annotated[bool, typer.Option("--log-prompts", help="write the bodies of requests to the log, too")]
     with_flags.__name__, with_flags.__doc__ = command.__name__, command.__doc__
-    flags = [*(_parameter(name) for name in _FLAGS), _keyword("log_prompts", log_prompts, False)]
+    flags = [*(_parameter(name) for name in LIMIT_FLAGS), _keyword("log_prompts", log_prompts, False)]
     with_flags.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
     return with_flags
 
@@ -101,7 +101,7 @@ def _size(name: str, text: str) -> int:
 
 
 def _parameter(name: str) -> inspect.Parameter:
-    flag = _FLAGS[name]
+    flag = LIMIT_FLAGS[name]
     option = typer.Option("--" + name.replace("_", "-"), metavar=flag.metavar, help=flag.help)
     kind = list[str] | None if flag.is_list else str | None
     return _keyword(name, Annotated[kind, option], flag.default)
