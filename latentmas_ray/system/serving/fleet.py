@@ -89,7 +89,9 @@ class Fleet:
         own = load_topology(topology) if is_topology_file(topology) else None
         try:
             setup = Setup(changed, None, own, observer, {})
-        except TopologyError:
+        except TopologyError as error:
+            if method != "latent" and error.field == "topology" and topology != config.topology:
+                raise ConfigError("topologies", error.value, error.expected) from error
             if method != "latent":
                 raise
             return  # no agent of it is latent

@@ -54,7 +54,7 @@ def test_running_requests_end_when_it_is_told_to_end() -> None:
     [
         (["--port", "70000"], "--port: got '70000'"),
         (["--drain-timeout", "0"], "--drain-timeout: got '0'"),
-        (["--topologies", "sequential,nowhere"], "nowhere"),
+        (["--topologies", "sequential,nowhere"], "--topologies: got 'nowhere'"),
         (["--max-waiting", "many"], "--max-waiting: got 'many'"),
     ],
 )

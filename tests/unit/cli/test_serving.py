@@ -160,3 +160,19 @@ def test_a_mistake_names_the_flag_whatever_flag_it_is(path: tuple[str, ...], cap
 
         assert exit_code_of(fail) == 2
         assert capfd.readouterr().err == f"error: {option}: got 'a'; it must be b\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--allow-host", "a.example"], ""),
+        (["--host", "0.0.0.0"], ""),
+        (
+            ["--allow-host", "a.example", "--host", "0.0.0.0"],
+            "note: --allow-host does nothing with --host 0.0.0.0: any name is taken\n",
+        ),
+    ],
+)
+def test_a_name_that_does_nothing_is_said(flags: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*flags, capture=[]) == 0
+    assert capfd.readouterr().err == said

@@ -58,7 +58,8 @@ def test_it_drains_although_its_lines_cannot_be_written(error: type[Exception] |
     assert server.force_exit
 
 
-def test_a_signal_after_the_models_were_closed_is_the_second_one() -> None:
+def test_a_signal_after_the_models_were_closed_is_the_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("the process ended"))
     said: list[str] = []
     server = draining_server(said.append, is_ready=False, drained=[])
     server.should_exit = True

@@ -50,7 +50,11 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def with_flags(*config: Any, **values: Any) -> None:
         flags = {name: values.pop(name) for name in (*LIMIT_FLAGS, "log_prompts")}
-        command(*config, limits=limits_of(flags, host=values["host"]), **values)
+        limits = limits_of(flags, host=values["host"])
+        if flags["allow_host"] and limits.allow_hosts is None:
+            cause = "--api-keys" if limits.keys is not None else f"--host {values['host']}"
+            typer.echo(f"note: --allow-host does nothing with {cause}: any name is taken", err=True)
+        command(*config, limits=limits, **values)
 
     log_prompts = Annotated[bool, typer.Option("--log-prompts", help="write the bodies of requests to the log, too")]
     with_flags.__name__, with_flags.__doc__ = command.__name__, command.__doc__
