@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import ray
@@ -30,6 +30,8 @@ from latentmas_ray.tasks import load_questions
 
 _AGENTS = ("AgentActor", "TextActor")
 FAULTS = ("actor", "node", "ingress")
+_DTYPE: Literal["float32"] = "float32"  # in which an answer does not depend on the other questions of its batch
+_WARM_UP = 10  # questions of each client: the caches of actors have their size then
 _RETRIES = 20  # of a request whose stream had not begun; a team that is replaced loads its models meanwhile
 _PAUSE_SECONDS = 2.0
 _TIMEOUT_SECONDS = 600.0
@@ -66,7 +68,7 @@ class FaultOutcome:
     num_asked_again: int
     longest_pause_seconds: float  # between two answers, after the fault
     actors: tuple[int, int]  # before, and after
-    actor_bytes: tuple[int, int]  # resident memory of them
+    actor_bytes: tuple[int, int]  # resident memory that is theirs alone
     store_bytes: tuple[int, int]  # in use, of the object stores
 
 
@@ -90,7 +92,7 @@ def measure_fault(settings: FaultSettings) -> FaultOutcome:
     cluster = _make_cluster()
     try:
         url = _deploy(settings)
-        asyncio.run(_ask(url, texts[: 2 * settings.clients], settings, lambda: None))  # everything is warm
+        asyncio.run(_ask(url, texts[: _WARM_UP * settings.clients], settings, lambda: None))  # everything is warm
         before = _level()
         watched, killed_at = asyncio.run(_disturbed(url, texts, settings, cluster))
         _wait_for(lambda: _level()[0] >= before[0])
@@ -146,7 +148,7 @@ def _deploy(settings: FaultSettings) -> str:
     root = start_serve(location="HeadOnly")
     fields = {name: getattr(settings, name) for name in ("model", "topology", "latent_steps", "max_new_tokens")}
     # An agent has one actor, and all of them together leave room for a replacement on the other node.
-    application = app({**fields, "temperature": 0, "placement": "spread"})
+    application = app({**fields, "dtype": _DTYPE, "temperature": 0, "placement": "spread"})
     serve.run(application, name="team", route_prefix="/")
     return f"{root}/v1"
 
@@ -196,7 +198,9 @@ async def _ask(
 
 def _asked_alone(settings: FaultSettings, texts: set[str]) -> dict[str, str]:
     fields: dict[str, Any] = {"latent_steps": settings.latent_steps, "max_new_tokens": settings.max_new_tokens}
-    with LatentMAS(settings.model, topology=settings.topology, temperature=0, runtime="local", **fields) as mas:
+    with LatentMAS(
+        settings.model, topology=settings.topology, temperature=0, runtime="local", dtype=_DTYPE, **fields
+    ) as mas:
         return {text: mas.ask(text).answer for text in sorted(texts)}
 
 
@@ -211,12 +215,14 @@ def _processes(*words: str) -> list[psutil.Process]:
 
 
 def _level() -> tuple[int, int, int]:
-    """Return how many actors agents have, their resident bytes, and the bytes in use of the object stores."""
+    """Return how many actors agents have, the resident bytes that are theirs alone, and the bytes in use of the object
+    stores."""
     agents = _processes(*_AGENTS)
     resident = 0
     for one in agents:
         with suppress(psutil.Error):
-            resident += one.memory_info().rss
+            memory = one.memory_info()
+            resident += memory.rss - memory.shared  # object stores count by themselves
     total, free = ray.cluster_resources(), ray.available_resources()
     used = total.get("object_store_memory", 0.0) - free.get("object_store_memory", 0.0)
     return len(agents), resident, int(used)

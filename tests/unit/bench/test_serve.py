@@ -56,7 +56,7 @@ def test_an_answer_is_read_with_its_times_and_counts() -> None:
     assert reply.is_answered
     assert reply.text.strip() == "why is clear"
     assert (reply.output_tokens, reply.latent_steps) == (3, 30)
-    assert 0.01 <= reply.first_token_seconds <= reply.seconds - 0.02
+    assert 0.01 <= reply.first_token_seconds <= reply.seconds
     sent = server.bodies[0]
     assert sent["temperature"] == 0
     assert sent["stream_options"] == {"include_usage": True}
