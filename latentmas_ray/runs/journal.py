@@ -37,6 +37,7 @@ from latentmas_ray.runs.rows import read_rows
 from latentmas_ray.runs.timeline import TIMELINE_NAME, TimelineRecorder
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME, TraceWriter
 from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology import parse_topology
 
 CONFIG_NAME = "config.yaml"
 RESULTS_NAME = "results.jsonl"
@@ -299,7 +300,7 @@ class Journal:
         pinned = stored.get("pinned")
         was = stored_fields(stored) | (pinned if isinstance(pinned, dict) else {})
         for name, value in (self._config.identity() | self._pinned).items():
-            if name == "latent_steps" and not self._config.has_thoughts:
+            if name == "latent_steps" and not self._thinks_by_config():
                 continue  # its default has changed, and there it does nothing
             if name not in was or was[name] != value:
                 stored_value = repr(was[name]) if name in was else "no such field"
@@ -311,6 +312,13 @@ class Journal:
             # An earlier version wrote it with its password.
             stored["output"] = hide_password(output)
             write_atomically(path, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True).encode())
+
+    def _thinks_by_config(self) -> bool:
+        """Whether an agent thinks as many latent steps as the configuration says."""
+        if not self._config.has_thoughts or self._topology is None:
+            return self._config.has_thoughts
+        agents = parse_topology(self._topology, TOPOLOGY_NAME).agents
+        return any(agent.thinks == "latent" and agent.latent_steps is None for agent in agents)
 
     def _drop_outdated(self) -> None:
         """Remove the files of an earlier start that this start writes again."""

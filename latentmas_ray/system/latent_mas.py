@@ -135,8 +135,8 @@ class LatentMAS:
             return await anext(answers)
 
     def stream(self, question: QuestionLike) -> Generator[str | Answer, None, None]:
-        """Yield the answer's text in pieces, as it is written, then the `Answer`; several answers to a question have no
-        pieces. Leaving the loop cancels the question. Raises the errors of `ask`."""
+        """Yield the answer's text in pieces, as it is written, then the `Answer`; of several answers to a question the
+        chosen text is one piece. Leaving the loop cancels the question. Raises the errors of `ask`."""
         return stream_text(self._setup, question)
 
     def astream(self, question: QuestionLike) -> AsyncGenerator[str | Answer, None]:

@@ -89,15 +89,29 @@ def test_where_none_thinks_the_number_is_free(tmp_path: Path, fields: dict[str, 
         journal(tmp_path, batch_size=1, **fields)
 
 
+@pytest.mark.parametrize(
+    "first", [{"thinks": "latent", "latent_steps": 3}, {"thinks": "text"}], ids=["own numbers", "texts"]
+)
+def test_where_no_agent_takes_the_number_of_the_run_it_is_free(tmp_path: Path, first: dict[str, Any]) -> None:
+    agents = [{"name": "a", "prompt": "{{ question }}", **first}]
+    agents += [{"name": "b", "prompt": "{{ question }}", "reads": ["a"], "thinks": "text"}]
+    text = yaml.safe_dump({"name": "own", "agents": agents})
+    journal(tmp_path, text, latent_steps=40)
+    journal(tmp_path, text)
+    agents[0] = {"name": "a", "prompt": "{{ question }}", "thinks": "latent"}
+    with pytest.raises(JournalError, match="latent_steps: got '5'"):
+        journal(tmp_path, yaml.safe_dump({"name": "own", "agents": agents}))
+
+
 def test_the_command_of_a_run_names_the_number_where_agents_think() -> None:
     assert "--latent-steps 40" in eval_command(RunConfig(latent_steps=40))
     assert "--latent-steps" not in eval_command(RunConfig(latent_steps=40, method="text"))
 
 
-def journal(folder: Path, **fields: Any) -> None:
+def journal(folder: Path, topology: str | None = None, **fields: Any) -> None:
     """Run, or resume a run, with these fields."""
     is_resumed = (folder / "config.yaml").exists()
     config = RunConfig(output=str(folder), resume=is_resumed, **fields)
-    with Journal.open(folder, config, QUESTIONS) as opened:
+    with Journal.open(folder, config, QUESTIONS, topology=topology) as opened:
         if not is_resumed:
             opened.record(*make_driver(FakeRuntime(), CHAIN).run(plan_batches(QUESTIONS, 2)))

@@ -51,7 +51,7 @@ def test_leaving_a_stream_ends_its_question(mas: LatentMAS) -> None:
     assert mas.running_turns() == []
 
 
-def test_several_answers_have_no_pieces() -> None:
+def test_of_several_answers_the_chosen_text_is_one_piece() -> None:
     with LatentMAS("tiny", **{**FIELDS, "temperature": 1.0, "samples": 2, "max_new_tokens": 4}) as mas:
         *pieces, answer = mas.stream(ASKED)
         assert isinstance(answer, Answer)
