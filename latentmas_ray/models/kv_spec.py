@@ -149,7 +149,6 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
         parts = ", ".join(key for key in whole.sub_configs if getattr(whole, key, None) is not None)
         made_of = f": it is made of parts ({parts})" if parts else ""
         raise ModelError("model", name, f"{expected} no num_hidden_layers{made_of}")
-    _check_sizes(config, name)
     kinds = set(getattr(config, "layer_types", None) or ())
     if other := sorted(kinds - _LAYER_TYPES):
         expected = "its layers must take in what is before a token: all of it, a sliding window of it, or as a state;"
@@ -163,6 +162,7 @@ def check_attention(config: PretrainedConfig, name: str) -> None:
     if kinds and not kinds & _WITH_KEYS:
         expected = "at least one of its layers must attend to tokens; all of this one keep states instead"
         raise ModelError("model", name, f"{expected} ({', '.join(sorted(kinds))}): use a hybrid with some attention")
+    _check_sizes(config, name)  # after the kinds of layers, some of which leave a size at 0
     if not rope_parameters(config) and not keeps_states(config):  # where states give the order, keys need not
         raise ModelError("model", name, _NO_ROPE)
 
