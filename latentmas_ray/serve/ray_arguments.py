@@ -1,4 +1,4 @@
-"""What an application of Ray Serve is told, by `serve run … key=value` or the `args` of a configuration file."""
+"""The arguments of an application of Ray Serve, from `serve run … key=value` or the `args` of a configuration file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

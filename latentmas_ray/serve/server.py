@@ -30,7 +30,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that says what it waits for when it is told to end."""
+    """A server that says what it waits for when a signal ends it."""
 
     def __init__(self, config: uvicorn.Config, endpoint: Endpoint, tell: Callable[[str], None]) -> None:
         """`tell` gets lines for the user. It is called in handlers of signals, whose errors would end what drains: a

@@ -139,7 +139,7 @@ def _chunk(**fields: Any) -> str:
 
 
 def _records(about: dict[str, Any], *, lens: bool) -> Iterator[dict[str, Any]]:
-    """What the page is told of one question, in the order in which a server knows it."""
+    """The records that the page gets of one question, in the order in which a server knows it."""
     for agent in about["agents"]:
         yield {"agent": agent["name"], "what": "waits", "running": True}
     read: dict[str, list[str]] = {}

@@ -110,7 +110,7 @@ def test_another_version_takes_over_without_a_lost_request(url: str, topology: s
 
 @pytest.mark.slow
 def test_an_ingress_that_is_killed_is_replaced_with_its_team(url: str, topology: str) -> None:
-    """What had begun on it ends, and is told apart from an answer; what had not is asked again by its client."""
+    """What had begun on it ends, and differs from an answer; what had not is asked again by its client."""
     replica, before = ingress(), agents()
 
     async def ask_and_kill() -> list[tuple[str, str]]:

@@ -130,7 +130,7 @@ class ConversationStore:
         return conversation.memory, num_tokens
 
     def add(self, conversation: KeptConversation, exchange: ChatExchange) -> None:
-        """Add an answered question; its memory is computed after that, while nobody waits for it."""
+        """Add an answered question; its memory is computed after that, without delaying the answer."""
         conversation.exchanges += (exchange,)
         if len(conversation.exchanges) < self._limits.max_exchanges:  # else no turn can follow
             conversation.adding = asyncio.create_task(self._add(conversation))

@@ -29,7 +29,7 @@ _SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must 
 
 
 class ClientLeftError(Exception):
-    """The client has closed its connection: there is nobody to answer."""
+    """The client has closed its connection: no response can be sent."""
 
 
 class ResponseForm(Protocol):
