@@ -24,7 +24,7 @@ from latentmas_ray.topology import Agent, AgentMemory, Topology
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
 
-# What stands before an exchange in the agents' prompts. Without it some chat templates put a system message of their own there.
+# Stands before an exchange. Without it some chat templates put a system message of their own there.
 _SYSTEM: Final = "This is an earlier exchange of the conversation."
 _SEGMENT: Final = "exchange {}"  # with a space, which no agent's name has
 
