@@ -39,12 +39,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     lines = [json.dumps({"id": f"q{index}", "question": f"number {index}?"}) for index in range(NUM_QUESTIONS)]
     (tmp_path / "questions.jsonl").write_text("\n".join(lines))
 
-    def run(*flags: str, misbehave: Sequence[On] = ()) -> int:
+    def run(*flags: str, misbehave: Sequence[On] = (), max_positions: int | None = None) -> int:
         def load(*args: Any, **more: Any) -> StandIn:
             return StandIn(tmp_path, tuple(misbehave))
 
         def load_text(*args: Any, **more: Any) -> TextRunner:
-            return TextRunner(engine=TextStandIn(spec=SPEC, misbehave=tuple(misbehave)))
+            engine = TextStandIn(spec=SPEC, misbehave=tuple(misbehave), max_positions=max_positions)
+            return TextRunner(engine=engine)
 
         monkeypatch.setattr(make_runtime, "load_runner", load)
         monkeypatch.setattr(writing_load, "load_text_runner", load_text)
@@ -194,11 +195,18 @@ def test_a_question_that_does_not_fit_is_not_tried_again(
     agent: str, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With overlap and without, by an agent that is read or by the one that answers; the others stay together."""
-    refuse = On(agent, "q2", partial(stand_ins.raise_too_long, agent, "q2"))
-    assert run(misbehave=[refuse]) == 1
+    if agent == "planner":
+        refuse = On(agent, "q2", partial(stand_ins.raise_too_long, agent, "q2"))
+        assert run(misbehave=[refuse]) == 1
+        error = "q2 needs 9 positions, the model has 8"
+    else:  # its engine has room for the memory and the prompt of a short question
+        path = tmp_path / "questions.jsonl"
+        path.write_text(path.read_text().replace("number 2?", "number 2, which is long" * 5))
+        assert run(max_positions=100) == 1
+        error = "memory up to position 120 + 121 prompt tokens + 1 new token need 242 positions, model scripted has 100"
     (failure,) = _failures(tmp_path)
-    error = "q2 needs 9 positions, the model has 8"
-    assert failure == {"id": "q2", "agent": agent, "error": error, "too_long": True}
+    assert failure == {"id": "q2", "agent": agent, "error": failure["error"], "too_long": True}
+    assert failure["error"].startswith(error)
     assert "Traceback" not in capfd.readouterr().err
     assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name != "q2"}
 
