@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import ray
 
@@ -27,7 +28,7 @@ from latentmas_ray.units import format_seconds
 CHECK_SECONDS = POLL_SECONDS
 MAX_LOSSES = 10  # per replica of an agent, without a finished turn in between
 _MAX_GAP_SECONDS = 2 * CHECK_SECONDS  # between two checks; after a longer one the driver has not looked
-# Actors of one node that die within this time died of the same cause: no actor starts that fast.
+# Actors of one node that die within this time died of the same cause, unless they were started after the first of them.
 ONE_FAULT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,14 @@ class HangDetector:
         return f"{what} (turn_timeout), and was taken to hang"
 
 
+@dataclass(frozen=True)
+class _Fault:
+    """Something of which replicas on a node die: when the last one did, and the replicas there were at the first."""
+
+    at: float
+    replicas: frozenset[Replica]
+
+
 class HealthMonitor:
     """Replaces replicas that are lost. If their node is lost too, the run continues with the agent's other replicas; if
     an agent has none left, it calls `restart_all`."""
@@ -98,7 +107,7 @@ class HealthMonitor:
         self._hangs = HangDetector(turn_seconds)
         self._on_event = on_event
         self._clock = clock
-        self._lost_at: dict[str, float] = {}  # by node: when an actor of it was last lost
+        self._faults: dict[str, _Fault] = {}  # by node: the last one
         self._losses: Counter[str] = Counter()  # by agent, since its last finished turn
         self._pinged: dict[ray.ObjectRef, Replica] = {}  # unanswered pings
         self._checked_at = self._hangs_checked_at = -math.inf
@@ -182,9 +191,7 @@ class HealthMonitor:
         If several are lost with their node, at most the first is blamed on its turn. Raises ActorError if the agent's
         replicas die again and again.
         """
-        now = self._clock()
-        is_first = all(now - self._lost_at.get(node, -math.inf) > ONE_FAULT_SECONDS for node in replica.nodes)
-        self._lost_at.update(dict.fromkeys(replica.nodes, now))
+        is_first = self._is_first_of_fault(replica)
         is_blamed = is_first and not with_node and replica not in self._pinged.values()
         replica.mark_dead(why, is_at_fault=is_blamed, with_node=with_node)
         self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, why, replica.name))
@@ -197,6 +204,18 @@ class HealthMonitor:
         _log.info("an actor of agent %s died and is replaced: %s", agent, why)
         self._manager.replace(replica)
         self._ping_neighbours(replica)
+
+    def _is_first_of_fault(self, lost: Replica) -> bool:
+        """Record the loss of a replica; return whether it did not die of what others on its nodes have just died of."""
+        now, is_first = self._clock(), True
+        for node in lost.nodes:
+            fault = self._faults.get(node)
+            if fault is not None and lost in fault.replicas and now - fault.at <= ONE_FAULT_SECONDS:
+                is_first = False
+                self._faults[node] = replace(fault, at=now)
+            else:
+                self._faults[node] = _Fault(now, frozenset(self._manager.replicas))
+        return is_first
 
     def mark_all_dead(self, why: str) -> None:
         """Shut down all replicas without blaming a turn and without replacing them."""

@@ -93,6 +93,22 @@ def test_other_replicas_do_the_work_of_a_lost_node(
     assert submit(runtime, "planner", 1).turn.replica.nodes == ("near",)
 
 
+def test_a_turn_is_the_suspect_of_each_actor_that_it_kills_however_fast_they_start(
+    start: Callable[..., RayRuntime],
+) -> None:
+    """Actors that were there when another one died may die of the same fault; those started since do not."""
+    runtime = start()
+    neighbour = submit(runtime, "planner", 0)
+    for _ in range(3):
+        turn = submit(runtime, "judger", 0)
+        turn.turn.replica.is_dead = True
+        (lost,) = [event for event in runtime.poll(0.0) if isinstance(event, TurnLost)]
+        assert lost.handle is turn
+        assert lost.is_suspect
+    runtime._health.mark_dead(neighbour.turn.replica, "planner", "it died")
+    assert neighbour.turn.replica.suspect is None
+
+
 def test_readers_do_without_what_a_lost_node_has(
     start: Callable[..., RayRuntime], network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
