@@ -93,6 +93,7 @@ def run_server(
     host: str,
     port: int,
     drain_seconds: float,
+    send_seconds: float,
     tell: Callable[[str], None],
     on_ready: Callable[[int], None],
     topologies: TopologyList | None = None,
@@ -100,7 +101,8 @@ def run_server(
     """Serve `app` (which does not load: `make_app`) until a signal. The models are loaded while `/health` is answered.
 
     `on_ready` gets the port, which the system chooses if `port` is 0, once the models are loaded. `tell` gets lines for
-    the user. With `topologies` SIGHUP reads them again.
+    the user. With `topologies` SIGHUP reads them again. A connection on which the client takes nothing for
+    `send_seconds`, although there is something, is closed.
     Raises ConfigError for an address that cannot be used, and what `ServedTeams.start` raises.
     """
     config = uvicorn.Config(
@@ -114,7 +116,7 @@ def run_server(
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
     try:
-        listener = _bind(config)
+        listener = listen(host, port, send_seconds=send_seconds, backlog=config.backlog)
     except OSError as error:
         reason = error.strerror or error
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -154,15 +156,18 @@ def _end_process() -> NoReturn:
     os._exit(0)
 
 
-def _bind(config: uvicorn.Config) -> socket.socket:
+def listen(host: str, port: int, *, send_seconds: float, backlog: int = 2048) -> socket.socket:
     """Return a socket that listens: with SO_REUSEADDR two servers could bind the same port, but only one listens.
+    Its connections end by themselves when the client does not read: where the system has no such limit, at its own.
     Raises OSError, and ConfigError for what is no name at all; an empty one would be every address."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((_name_of(config.host), config.port))
-        listener.listen(config.backlog)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(send_seconds * 1000)))
+        listener.bind((_name_of(host), port))
+        listener.listen(backlog)
     except BaseException:
         listener.close()
         raise

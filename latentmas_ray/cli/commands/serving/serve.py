@@ -116,6 +116,7 @@ def serve(
         host=host,
         port=number,
         drain_seconds=drain_seconds,
+        send_seconds=limits.send_seconds,
         tell=lambda line: typer.echo(line, err=True),
         on_ready=lambda bound: _greet(host, bound, list(teams.models), needs_key=limits.keys is not None),
         topologies=listed,
