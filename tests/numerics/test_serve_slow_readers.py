@@ -56,6 +56,7 @@ class Reader:
         if self._messages:
             return self._messages.pop()
         await asyncio.Event().wait()
+        return None
 
     async def _send(self, message: Any) -> None:
         if not self._left:
