@@ -139,8 +139,7 @@ class HttpQuestions:
         except Exception as error:
             found = self._translated(error)
             job.status = found.status
-            if found.status == 500:
-                raise  # the log says where
+            log_mistake(found, error, self.request.scope)
             return error_response(found)
         finally:
             if not is_handed_on:
