@@ -49,7 +49,7 @@ class RequestGuard:
             if not await self._answered_preflight(exchange):
                 self._check(exchange)
                 await self._app(exchange.scope, exchange.receive, exchange.send)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  every error is answered
             if exchange.is_answered:
                 return  # its handler has logged it, and Starlette raises it again
             found = translate(error)

@@ -136,7 +136,7 @@ class HttpQuestions:
             return _TeamStream(job, self._stream(job, events, first, len(replies)))
         except ClientLeftError:
             return Response(status_code=CLIENT_LEFT)  # it reaches nothing
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  every error is translated
             found = self._translated(error)
             job.status = found.status
             log_mistake(found, error, self.request.scope)
