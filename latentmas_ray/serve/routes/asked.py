@@ -15,12 +15,9 @@ MAX_TRACED = 1_000_000  # of a batch whose questions ask for the lens: all
 def num_choices(asked: SamplingRequest, model: TeamVariant) -> int:
     """Return how many texts a question gets: `n`, else as many as the server draws, which are one at temperature 0.
     Where one answer is made of several, by a rule that the server was given or of several agents, it is one."""
-    config = model.config
     if asked.n is not None:
         return asked.n
-    if config.decides is not None or len(model.topology.answering_agents) > 1 or _is_greedy(asked, model):
-        return 1
-    return config.samples
+    return 1 if _is_greedy(asked, model) or not model.answers_once else model.config.samples
 
 
 def _is_greedy(asked: SamplingRequest, model: TeamVariant) -> bool:

@@ -44,6 +44,12 @@ class TeamVariant:
         """The agents that answer."""
         return self.setup.topology
 
+    @property
+    def answers_once(self) -> bool:
+        """Whether an answer is what one agent writes, and not made of several answers."""
+        is_decided = self.config.decides is not None and self.config.samples > 1
+        return len(self.topology.answering_agents) == 1 and not is_decided
+
 
 class Fleet:
     """The actors of a configuration, and the models that they serve. Thread-safe."""
