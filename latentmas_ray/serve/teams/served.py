@@ -19,8 +19,8 @@ from latentmas_ray.system.serving import Fleet, TeamVariant
 
 _LOG = logging.getLogger(__name__)
 _IN_ONE_PIECE = (
-    "streams have the answer in one piece, when it is complete: its agent writes batch by batch, on an actor that thinks "
-    "(one that agents share, or the only one with its model)"
+    "streams have the answer in one piece, when it is complete: its agent writes batch by batch, on an actor that "
+    "thinks (one that agents share, or the only one with its model)"
 )
 
 

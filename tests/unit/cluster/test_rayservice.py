@@ -31,7 +31,9 @@ CONTAINER = strict(
         "resources": strict({"limits": TEXTS, "requests": TEXTS}),
     },
 )
-TOLERATION = strict({"key": {"type": "string"}, "operator": {"enum": ["Exists", "Equal"]}, "effect": {"type": "string"}})
+TOLERATION = strict(
+    {"key": {"type": "string"}, "operator": {"enum": ["Exists", "Equal"]}, "effect": {"type": "string"}}
+)
 POD = strict(
     {"spec": strict({"containers": {"type": "array", "items": CONTAINER}}, {"tolerations": {"items": TOLERATION}})}
 )
