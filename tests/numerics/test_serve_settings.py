@@ -89,6 +89,8 @@ def test_several_agents_decide_as_they_do_for_ask(tmp_path: Path, rule: str) -> 
     with TeamApp(topology=str(path), **fields) as served:
         for more in ({}, {"stream": True}, {"latentmas": {"conversation": "c"}}):
             assert texts_of(served.ask("POST", "/v1/chat/completions", chat("readers", **more))) == [expected], more
+        streams = {one["id"]: one["latentmas"]["streams"] for one in served.ask("GET", "/v1/models").json()["data"]}
+        assert streams == {f"latentmas/{model}": model == "readers/single" for model in of("readers")}
         for model in ("readers/single", "readers/text"):
             assert served.ask("POST", "/v1/chat/completions", chat(model)).status_code == 200
         refused = served.ask("POST", "/v1/chat/completions", chat("readers", n=2, temperature=0.5))

@@ -86,6 +86,13 @@ class ApiError(LatentMASError):
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.status, self.message, self.param, self.code, self.retry_after)
 
+    def about(self, texts: str) -> "ApiError":
+        """Return this error with `texts` for the field that has the texts of a request, which is `messages` of chats
+        alone."""
+        if self.param != "messages":
+            return self
+        return ApiError(self.status, self.message, texts, self.code, retry_after=self.retry_after)
+
     @property
     def type(self) -> str:
         """OpenAI's kind of error."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -112,6 +112,7 @@ class HttpQuestions:
     asked: Sequence[TeamRequest]
     form: ResponseForm
     conversation: ConversationAsked | None = None  # of a single question
+    texts: Literal["messages", "prompt"] = "messages"  # the field that has them, as errors name it
 
     @property
     def endpoint(self) -> Endpoint:
@@ -208,7 +209,9 @@ class HttpQuestions:
                 yield event(part)
 
     def _translated(self, error: Exception) -> ApiError:
-        return timed_out(self.endpoint.request_seconds) if isinstance(error, TimeoutError) else translate(error)
+        if isinstance(error, TimeoutError):
+            return timed_out(self.endpoint.request_seconds)
+        return translate(error).about(self.texts)
 
     async def _unless_gone(self, work: Awaitable[_T]) -> _T:
         """Return what `work` returns. Raises ClientLeftError, and cancels it, if the client leaves before."""

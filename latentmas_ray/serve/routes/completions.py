@@ -31,7 +31,7 @@ async def complete(request: Request) -> Response:
     name, created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
     form = _TextForm(asked, model.topology.answering_agents[0].name, name, created, num_choices(asked, model))
     requests = [team_request(asked, question, model) for question in questions]
-    return await HttpQuestions(request=request, asked=requests, form=form).answer()
+    return await HttpQuestions(request=request, asked=requests, form=form, texts="prompt").answer()
 
 
 @dataclass(frozen=True)
