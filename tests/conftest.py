@@ -188,8 +188,8 @@ def _serve_obstacle(_: pytest.Config) -> str | None:
 
 
 def _clients_obstacle(_: pytest.Config) -> str | None:
-    python = TESTS / "serve/clients/.venv/bin/python"
-    return None if python.exists() else "the clients are not installed (make clients)"
+    found = all((TESTS / f"serve/clients/{name}/bin/python").exists() for name in (".venv", ".venv-crewai"))
+    return None if found else "the clients are not installed (make clients)"
 
 
 OBSTACLES: dict[Requirement, Callable[[pytest.Config], str | None]] = {

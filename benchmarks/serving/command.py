@@ -1,4 +1,4 @@
-"""`python -m benchmarks serve-equality` and `serve-faults`: their flags."""
+"""`python -m benchmarks serve-equality`, `serve-faults` and `serve-replicas`: their flags."""
 
 from typing import Annotated
 
@@ -77,3 +77,27 @@ def faults(
             after=after,
         )
         show(measure_fault(settings), as_json=as_json)
+
+
+def replicas(
+    requests: Annotated[int, typer.Option(help="questions to two teams", min=1)] = 200,
+    clients: Annotated[int, typer.Option(help="questions at the same time", min=1)] = 16,
+    model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="of the team")] = "tiny",
+    topology: Annotated[str, typer.Option(metavar="NAME", help="a built-in one")] = "sequential",
+    latent_steps: Annotated[int, typer.Option(help="of each latent agent", min=0)] = 10,
+    max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each part")] = False,
+) -> None:
+    """Ask an endpoint of Ray Serve with two teams, then one whose second team comes and goes with the load."""
+    from benchmarks.serving.replicas import ReplicasSettings, measure_replicas, show  # needs torch and ray[serve]
+
+    settings = ReplicasSettings(
+        requests=requests,
+        clients=clients,
+        model=model,
+        topology=topology,
+        latent_steps=latent_steps,
+        max_new_tokens=max_new_tokens,
+    )
+    for outcome in measure_replicas(settings):
+        show(outcome, as_json=as_json)

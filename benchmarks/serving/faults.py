@@ -22,7 +22,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from benchmarks.serving.ray_serve import start_serve
+from benchmarks.serving.ray_serve import processes_of, start_serve
 from latentmas_ray import LatentMAS
 from latentmas_ray.bench.serve.reply import ChatClient, ChatQuestion, ClientReply
 from latentmas_ray.serve.ray_app import app
@@ -204,20 +204,10 @@ def _asked_alone(settings: FaultSettings, texts: set[str]) -> dict[str, str]:
         return {text: mas.ask(text).answer for text in sorted(texts)}
 
 
-def _processes(*words: str) -> list[psutil.Process]:
-    """Return the processes of this cluster whose titles have one of these words."""
-    found = []
-    for one in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if any(word in " ".join(one.cmdline()[:1]) for word in words):
-                found.append(one)
-    return found
-
-
 def _level() -> tuple[int, int, int]:
     """Return how many actors agents have, the resident bytes that are theirs alone, and the bytes in use of the object
     stores."""
-    agents = _processes(*_AGENTS)
+    agents = processes_of(*_AGENTS)
     resident = 0
     for one in agents:
         with suppress(psutil.Error):
@@ -229,11 +219,11 @@ def _level() -> tuple[int, int, int]:
 
 
 def _kill_actor(_: Cluster) -> None:
-    os.kill(_processes(*_AGENTS)[0].pid, signal.SIGKILL)
+    os.kill(processes_of(*_AGENTS)[0].pid, signal.SIGKILL)
 
 
 def _kill_ingress(_: Cluster) -> None:
-    os.kill(_processes("ServeReplica")[0].pid, signal.SIGKILL)
+    os.kill(processes_of("ServeReplica")[0].pid, signal.SIGKILL)
 
 
 def _kill_node(cluster: Cluster) -> None:

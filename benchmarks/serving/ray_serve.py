@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import psutil
 from ray import serve
 
 _WAIT_SECONDS = 300.0  # on a machine that does much else
@@ -24,3 +25,13 @@ def start_serve(**http: Any) -> str:
             return f"http://127.0.0.1:{port}"
         time.sleep(0.5)
     raise TimeoutError("Ray Serve's proxy does not answer")
+
+
+def processes_of(*words: str) -> list[psutil.Process]:
+    """Return the processes of this process's cluster whose titles have one of these words."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(word in " ".join(one.cmdline()[:1]) for word in words):
+                found.append(one)
+    return found

@@ -24,6 +24,12 @@ _DRAIN_SECONDS = 600.0
 def app(arguments: Mapping[str, Any]) -> serve.Application:
     """Build the application. `arguments` are fields of `RunConfig`, `topologies`, and `limits`, a mapping of fields of
     `ServeLimits`; see `ray_arguments`. Raises InputError kinds before anything starts."""
+    application: serve.Application = team_deployment(arguments).bind()
+    return application
+
+
+def team_deployment(arguments: Mapping[str, Any]) -> serve.Deployment:
+    """Return the deployment of `app`, for callers that set its options themselves, such as `num_replicas`."""
     given = AppArguments.read(arguments)
     given.make_teams()  # raises what a replica would raise, where the user sees it
 
@@ -31,7 +37,7 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         return make_app(given.make_teams(), given.limits())
 
     limits = given.limits()
-    deployment = serve.deployment(
+    return serve.deployment(
         serve.ingress(build)(TeamReplica),
         name=DEPLOYMENT,
         # The queue of the endpoint refuses what is too much, with 429; Serve's own would let it wait without a bound.
@@ -39,8 +45,6 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         ray_actor_options={"num_cpus": 0},  # cores are for agents; this one waits for them
     )
-    application: serve.Application = deployment.bind()
-    return application
 
 
 class TeamReplica:

@@ -11,7 +11,8 @@ from latentmas_ray.serve.admission.limits import ServeLimits, read_limits
 from latentmas_ray.serve.teams.served import ServedTeams
 
 BATCH_SIZE = 16  # as of `latentmas serve`
-# What a team within a cluster has not: it is part of that cluster, and answers without a folder of results.
+# What a team within a cluster has not: it is part of that cluster, and answers single questions without a folder of
+# results; and what its requests say.
 _REFUSED = {
     "runtime": "the team is on the cluster of Ray Serve: leave it out",
     "address": "the team is on the cluster of Ray Serve: leave it out",
@@ -19,6 +20,14 @@ _REFUSED = {
     "resume": "a server keeps no results: leave it out",
     "detach": "the team ends with its ingress: leave it out",
     "drivers": "Serve adds teams, by num_replicas or autoscaling_config: leave it out",
+    "method": "each method is a model of its own, as in latentmas/sequential/text: leave it out",
+    "memory": "a request asks for a control (latentmas.memory): leave it out",
+    "trace": "a request asks for it (latentmas.trace): leave it out",
+    "save_memory": "a request asks to keep a conversation (latentmas.conversation): leave it out",
+    "limit": "it is for a task of questions: leave it out",
+    "abstractions": "hints are for an evaluation: leave it out",
+    "hints": "hints are for an evaluation: leave it out",
+    "unsafe_programs": "no answer is graded: leave it out",
 }
 
 

@@ -42,10 +42,19 @@ class Reloader:
         """`tell` gets lines for the user."""
         self._endpoint, self._topologies, self._tell = endpoint, topologies, tell
         self._reloading: asyncio.Task[bool] | None = None
+        self._is_wanted = False
 
-    def install(self) -> None:
-        """Reload at every SIGHUP, in the running event loop, which must be the main thread's."""
+    def install(self, *, wanted: bool = False) -> None:
+        """Reload at every SIGHUP, in the running event loop, which must be the main thread's. `wanted`: one came
+        before."""
+        self._is_wanted = wanted
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
+
+    def reload_if_wanted(self) -> None:
+        """Reload now, when the models are loaded, if a signal came before that."""
+        if self._is_wanted:
+            self._is_wanted = False
+            self._on_signal()
 
     async def reload(self) -> bool:
         """Serve the topologies as they are now. Returns whether it could."""
@@ -84,6 +93,10 @@ class Reloader:
         return False
 
     def _on_signal(self) -> None:
+        if not self._endpoint.teams.is_ready and not self._endpoint.is_draining:
+            self._is_wanted = True
+            self._tell("SIGHUP: the topologies are read again once the models are loaded")
+            return
         if self._reloading is not None and not self._reloading.done():
             self._tell("a reload is running; send SIGHUP again after it")
             return

@@ -6,21 +6,19 @@ second one stops at once, and so does the first while the models are being loade
 
 import asyncio
 import errno
-import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.reload import Reloader, TopologyList
+from latentmas_ray.serve.start_signals import StartSignals, end_process
 from latentmas_ray.serve.teams.endpoint import Endpoint
 from latentmas_ray.units import format_seconds
 
@@ -63,9 +61,10 @@ class DrainingServer(uvicorn.Server):
             signal.signal(number, self.handle_exit)
 
     async def on_tick(self, counter: int) -> bool:
-        """Once a second, take the signals again: Ray, which may connect in another thread at any time, handles SIGTERM
-        below Python and ends the process 3 s later."""
-        if counter % _TICKS_PER_SECOND == 0 and threading.current_thread() is threading.main_thread():
+        """Once a second, and at each tick while it loads, take the signals again: Ray, which may connect in another
+        thread at any time, handles SIGTERM below Python and ends the process 3 s later."""
+        is_due = counter % _TICKS_PER_SECOND == 0 or not self._endpoint.teams.is_ready
+        if is_due and threading.current_thread() is threading.main_thread():
             self._handle_signals()
         return await super().on_tick(counter)
 
@@ -75,7 +74,7 @@ class DrainingServer(uvicorn.Server):
         if not self._endpoint.teams.is_ready and not self.should_exit:  # at the end they are not ready, either
             # Nothing runs, and what loads in another thread cannot be stopped. Ray's processes end with this one.
             self._tell(f"{name}: stopped while the models were being loaded")
-            _end_process()
+            end_process()
         if self.should_exit:
             self.force_exit = True
             self._tell(f"{name} again: stopped at once")
@@ -93,14 +92,18 @@ def run_server(
     host: str,
     port: int,
     drain_seconds: float,
+    send_seconds: float,
     tell: Callable[[str], None],
     on_ready: Callable[[int], None],
     topologies: TopologyList | None = None,
+    start: StartSignals | None = None,
 ) -> None:
     """Serve `app` (which does not load: `make_app`) until a signal. The models are loaded while `/health` is answered.
 
     `on_ready` gets the port, which the system chooses if `port` is 0, once the models are loaded. `tell` gets lines for
-    the user. With `topologies` SIGHUP reads them again.
+    the user. With `topologies` SIGHUP reads them again; while the models are loaded, or before, as `start` has seen,
+    after that. A connection on which the client takes nothing for
+    `send_seconds`, although there is something, is closed.
     Raises ConfigError for an address that cannot be used, and what `ServedTeams.start` raises.
     """
     config = uvicorn.Config(
@@ -114,7 +117,7 @@ def run_server(
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
     try:
-        listener = _bind(config)
+        listener = listen(host, port, send_seconds=send_seconds, backlog=config.backlog)
     except OSError as error:
         reason = error.strerror or error
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -124,14 +127,17 @@ def run_server(
     server = DrainingServer(config, app.state.endpoint, tell)
 
     async def serve() -> None:
-        if topologies is not None:
-            Reloader(app.state.endpoint, topologies, tell).install()
+        reloader = None if topologies is None else Reloader(app.state.endpoint, topologies, tell)
+        if reloader is not None:
+            reloader.install(wanted=start is not None and start.has_hung_up)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         loading = asyncio.create_task(app.state.endpoint.teams.start())
         try:
             await asyncio.wait((serving, loading), return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and loading.exception() is None:
                 on_ready(listener.getsockname()[1])
+                if reloader is not None:
+                    reloader.reload_if_wanted()
             else:
                 server.should_exit = True
             await serving
@@ -144,25 +150,23 @@ def run_server(
     try:
         asyncio.run(serve())
     finally:
+        if start is not None:
+            start.is_over = True
         listener.close()
 
 
-def _end_process() -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # its reader has gone
-            stream.flush()
-    os._exit(0)
-
-
-def _bind(config: uvicorn.Config) -> socket.socket:
+def listen(host: str, port: int, *, send_seconds: float, backlog: int = 2048) -> socket.socket:
     """Return a socket that listens: with SO_REUSEADDR two servers could bind the same port, but only one listens.
+    Its connections end by themselves when the client does not read: where the system has no such limit, at its own.
     Raises OSError, and ConfigError for what is no name at all; an empty one would be every address."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((_name_of(config.host), config.port))
-        listener.listen(config.backlog)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(send_seconds * 1000)))
+        listener.bind((_name_of(host), port))
+        listener.listen(backlog)
     except BaseException:
         listener.close()
         raise

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, TopologyError
@@ -13,6 +15,7 @@ from latentmas_ray.topology import Topology
 from latentmas_ray.voting.answers import option_labels
 from latentmas_ray.voting.rules import BY_AGREEMENT
 
+FIRST_ID: Final = "q0"  # of the only question of a call that has no id of its own
 _WITH_ACCURACIES = ("ow", *sorted(BY_AGREEMENT))  # the others estimate them, or need none
 
 
@@ -61,6 +64,16 @@ def decide_answers(
     if settings.is_per_question:
         return list(answers)
     return decide_run(answers, {question.id: question for question in questions}, settings)
+
+
+def decide_alone(answer: Answer, questions: Sequence[Question], settings: DecisionSettings) -> Answer:
+    """Return the answer to one of `questions` as its rule decides it without the others, and whatever its id, which
+    ties depend on: as `LatentMAS.ask` decides the only question of a call."""
+    if answer.decision is None:
+        return answer
+    question = replace(next(one for one in questions if one.id == answer.id), id=FIRST_ID)
+    (decided,) = decide_run([replace(answer, id=FIRST_ID)], {FIRST_ID: question}, settings)
+    return replace(decided, id=answer.id)
 
 
 def decider(questions: Sequence[Question], settings: DecisionSettings) -> Callable[[list[Answer]], list[Answer]] | None:

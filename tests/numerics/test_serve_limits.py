@@ -83,6 +83,14 @@ def test_a_stream_of_a_prompt_that_is_too_long_is_400_too(served: ServedApp) -> 
     assert (response.status_code, error_of(response)["code"]) == (400, "context_length_exceeded")
 
 
+def test_a_completion_names_its_own_field(served: ServedApp) -> None:
+    for prompt, code in ((LONG, "context_length_exceeded"), (["How many?"] * 64 + ["Why?"], "invalid_value")):
+        content = json.dumps({"model": MODEL, "prompt": prompt, "max_tokens": 2}).encode()
+        response = served.ask("POST", "/v1/completions", content, JSON)
+        assert (response.status_code, error_of(response)["code"]) == (400, code)
+        assert error_of(response)["param"] == "prompt"
+
+
 def test_latent_steps_that_cannot_fit_are_400(served: ServedApp) -> None:
     response = served.ask("POST", CHATS, body("How many?", latentmas={"latent_steps": 90_000}), JSON)
     assert (response.status_code, error_of(response)["param"]) == (400, "latentmas.latent_steps")

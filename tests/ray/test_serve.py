@@ -42,6 +42,7 @@ def test_texts_come_as_they_are_written(team: LoadedEndpoint) -> None:
     chunks = chunks_of(team.ask("Tell a story.", stream=True, max_tokens=200))
     deltas = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
     assert sum(map(bool, deltas)) > 1
+    assert all(team.endpoint.teams.streams(model) for model in MODELS)
 
 
 def test_questions_that_are_given_up_leave_nothing(team: LoadedEndpoint) -> None:

@@ -75,8 +75,9 @@ def answers(topology: str) -> list[str]:
 def test_it_answers_as_ask_does(url: str, answers: list[str]) -> None:
     root = url.removesuffix("/v1")
     assert httpx2.get(f"{root}/ready").json() == {"status": "ready"}
-    listed = [one["id"] for one in httpx2.get(f"{url}/models").json()["data"]]
-    assert listed == [TEAM, f"{TEAM}/single", f"{TEAM}/text"]
+    models = httpx2.get(f"{url}/models").json()["data"]
+    assert [one["id"] for one in models] == [TEAM, f"{TEAM}/single", f"{TEAM}/text"]
+    assert not any(one["latentmas"]["streams"] for one in models)  # agents that share an actor write batch by batch
     replies = asyncio.run(ask_all(url, chat_questions(QUESTIONS, TEAM), 4))
     assert {reply.outcome for reply in replies} == {"answered"}
     assert {reply.question.text: reply.text for reply in replies} == dict(zip(QUESTIONS, answers, strict=True))
@@ -154,6 +155,10 @@ def actors(word: str) -> list[psutil.Process]:
         ({"latent_steps": -1}, ["latent_steps", "-1"]),
         ({"runtime": "local"}, ["runtime", "leave it out"]),
         ({"output": "runs/a"}, ["output", "leave it out"]),
+        ({"method": "text"}, ["method", "leave it out"]),
+        ({"memory": "none"}, ["memory", "latentmas.memory"]),
+        ({"trace": 1}, ["trace", "latentmas.trace"]),
+        ({"task": "notes"}, ["'notes'", "a request to sequential does not have it"]),
         ({"topology": "mistyped"}, ["topology", "mistyped"]),
         ({"topologies": 3}, ["topologies", "3"]),
         ({"limits": {"mistyped": 1}}, ["limits.mistyped"]),

@@ -14,13 +14,15 @@ from tests.cases.running_server import RunningServer
 from tests.documents import ROOT, SERVER, Block, blocks
 
 DOCUMENT = "docs/serving.md"
-CLIENTS = ROOT / "tests/serve/clients/.venv/bin"
+CLIENTS = ROOT / "tests/serve/clients"
+OWN_ENVIRONMENTS = {"crewai": ".venv-crewai"}  # of clients that cannot be in the one of the others
 # What makes an example one of another environment, and what it must print.
 OF_CLIENTS = {
     "langgraph": r"\boxed{8}",
     "autogen_agentchat": r"\boxed{8}",
     "inspect_ai": "success 1.0",
     "lm_eval": "exact_match",
+    "crewai": r"\boxed{",
 }
 PRINTED = {"curl ": r"\\boxed{8}", "print(answer.": r"\boxed{8}", "for chunk in stream": r"\boxed{5}"}
 
@@ -41,12 +43,13 @@ EXAMPLES = {
 
 def run(block: Block, url: str, folder: Path) -> str:
     text = block.text.replace(SERVER, url)
-    of_clients = client_of(block) is not None
+    client = client_of(block)
+    programs = CLIENTS / OWN_ENVIRONMENTS.get(client or "", ".venv") / "bin"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OPENAI"))}
-    if of_clients:
-        environment["PATH"] = f"{CLIENTS}:{environment['PATH']}"
-    environment |= {"HF_HOME": str(folder / "hub"), "TOKENIZERS_PARALLELISM": "false"}
-    program = str(CLIENTS / "python") if of_clients else sys.executable
+    if client is not None:
+        environment["PATH"] = f"{programs}:{environment['PATH']}"
+    environment |= {"HF_HOME": str(folder / "hub"), "TOKENIZERS_PARALLELISM": "false", "HOME": str(folder)}
+    program = sys.executable if client is None else str(programs / "python")
     command = [program, "-c", text] if block.language == "python" else ["sh", "-euc", text]
     (folder / "examples").symlink_to(ROOT / "examples")
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

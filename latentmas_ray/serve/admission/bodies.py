@@ -42,6 +42,7 @@ class HttpExchange:
         }
         self.rate: RateState | None = None
         self.status: int | None = None  # of the response, once it has begun
+        self.is_answered = False  # the response is complete
         self.num_received = self.num_sent = 0  # bytes of the bodies
         self.body = bytearray()  # of the request; kept only where prompts are logged
         self._receive, self._send, self._limits = receive, send, limits
@@ -95,6 +96,8 @@ class HttpExchange:
         elif message["type"] == "http.response.body":
             self.num_sent += len(message.get("body", b""))
         await self._send(message)
+        if message["type"] == "http.response.body":
+            self.is_answered = not message.get("more_body", False)
 
     async def refuse(self, error: ApiError) -> None:
         """Send an error as the whole response."""

@@ -49,11 +49,14 @@ class RequestGuard:
             if not await self._answered_preflight(exchange):
                 self._check(exchange)
                 await self._app(exchange.scope, exchange.receive, exchange.send)
-        except Exception as error:
-            if exchange.status is not None:
-                raise  # the body has begun: the connection is closed
+        except Exception as error:  # noqa: BLE001  every error is answered
+            if exchange.is_answered:
+                return  # its handler has logged it, and Starlette raises it again
             found = translate(error)
             log_mistake(found, error, exchange.scope)
+            if exchange.status is not None:
+                # The server closes the connection, and logs what is raised: not the error itself, which may have text.
+                raise RuntimeError("the response broke off") from None
             await exchange.refuse(found)
         finally:
             self._log(exchange, self._clock() - began)

@@ -32,6 +32,7 @@ class ServeLimits:
     messages: MessageLimits = field(default_factory=MessageLimits)
     max_body_bytes: int = 4 * 2**20
     body_seconds: float = 30.0  # in which a body must have arrived
+    send_seconds: float = 60.0  # in which a client must take some of what is sent to it
     requests_per_minute: int | None = None  # of each key, or without keys of each address
     max_waiting: int = 256  # questions that wait for the team
     max_running: int = 64  # questions that the team has
@@ -49,7 +50,7 @@ class ServeLimits:
                 raise ConfigError(name, value, "it must be at least 1")
         if self.max_waiting < 0:
             raise ConfigError("max_waiting", self.max_waiting, "it must be at least 0")
-        for name in ("body_seconds", "request_seconds"):
+        for name in ("body_seconds", "send_seconds", "request_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(name, getattr(self, name), "it must be a number of seconds, more than 0")
         for origin in self.allow_origins:

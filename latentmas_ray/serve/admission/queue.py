@@ -132,7 +132,7 @@ class Admission:
     def _check_size(self, num_questions: int, num_bytes: int) -> None:
         if num_questions > (most := self._max_running):
             message = f"the request has {num_questions} questions; at most {most} are answered at the same time"
-            raise ApiError(400, message, "n", "too_many_questions")
+            raise ApiError(400, message, "prompt", "too_many_questions")
         if self._max_bytes is not None and num_bytes > self._max_bytes:
             message = (
                 f"the request needs about {format_bytes(num_bytes)} of working memory; there are "

@@ -35,7 +35,12 @@ _TYPES: Final = {
 # What another try may answer: processes and links that are lost and replaced, and memory that others hold.
 _PASSING: Final = (ActorError, CacheError, ClusterError, ShardError, TransferError, TurnLostError)
 _RETRY_SECONDS: Final = 1.0
+_IN_LOG: Final = "the server's log has the reason under this X-Request-Id"
 _SHOWN_CHARS: Final = 200
+_LOGGED_CHARS: Final = 500
+# A path from the root or from a home, in words or in quotes.
+_PATH: Final = re.compile(r"(?<![\w.:/~-])~?/(?:[^/\s'\",;]+/)*([^/\s'\",;]*)")
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
 # Fields of a run, and the fields of a request that set them, under other names.
 _PARAMS: Final = {
     "max_new_tokens": "max_tokens",
@@ -81,6 +86,13 @@ class ApiError(LatentMASError):
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.status, self.message, self.param, self.code, self.retry_after)
 
+    def about(self, texts: str) -> "ApiError":
+        """Return this error with `texts` for the field that has the texts of a request, which is `messages` of chats
+        alone."""
+        if self.param != "messages":
+            return self
+        return ApiError(self.status, self.message, texts, self.code, retry_after=self.retry_after)
+
     @property
     def type(self) -> str:
         """OpenAI's kind of error."""
@@ -125,41 +137,65 @@ def timed_out(seconds: float) -> ApiError:
 
 
 def translate(error: BaseException) -> ApiError:
-    """Return what a client gets for any error. Those of the user's input name the request's field; an error that the
-    package does not know is a 500 without details, which belong into the log."""
+    """Return what a client gets for any error. Those of the user's input name the request's field. What failed within
+    says nothing of its inside: which node, process or file it was belongs into the log, where it has the request's id.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QuestionsTooLongError | ContextLengthError):
-        return ApiError(400, _one_line(error), "messages", TOO_LONG)
+        return ApiError(400, without_places(_in_words_of_requests(_one_line(error))), "messages", TOO_LONG)
     if isinstance(error, InputError) and not isinstance(error, JournalError):
         return _of_input(error)
+    if isinstance(error, CacheError):
+        message = f"the team has no memory for this request now; send it again, or a shorter one; {_IN_LOG}"
+        return ApiError(503, message, code="out_of_memory", retry_after=_RETRY_SECONDS)
     if isinstance(error, _PASSING):
-        message = f"the team lost a part of its work; send the request again ({_one_line(error)})"
+        message = f"the team lost a part of its work; send the request again; {_IN_LOG}"
         return ApiError(503, message, code="unavailable", retry_after=_RETRY_SECONDS)
     if isinstance(error, asyncio.CancelledError):
         return aborted()
     if isinstance(error, TimeoutError):
         return ApiError(504, "no answer in time", code="timeout")
     if isinstance(error, LatentMASError):
-        return ApiError(500, _one_line(error), code="failed")
-    return ApiError(500, "the server made a mistake; its log has the reason under this X-Request-Id", code="internal")
+        return ApiError(500, f"the team could not answer; {_IN_LOG}", code="failed")
+    return ApiError(500, f"the server made a mistake; {_IN_LOG}", code="internal")
+
+
+def reason_for_log(error: BaseException) -> str:
+    """Return why a request failed as one line without what it quotes, which may be a part of a prompt. Of an error that
+    the package does not know only its class."""
+    if not isinstance(error, LatentMASError) or isinstance(error, InputError):
+        return type(error).__name__
+    return shown(f"{type(error).__name__}: {_QUOTED.sub('…', _one_line(error))}", most=_LOGGED_CHARS)
+
+
+def without_places(text: str) -> str:
+    """Return `text` with the last name of each absolute path in it: where a model or a topology is concerns no
+    client."""
+    return _PATH.sub(r"\1", text)
+
+
+def _in_words_of_requests(text: str) -> str:
+    for ours, theirs in _PARAMS.items():
+        text = re.sub(rf"(?<!\.)\b{ours}\b", theirs, text)
+    return text
 
 
 def _of_input(error: InputError) -> ApiError:
     """Return the error of a run's setting or of a question, in the words of the request."""
-    field, expected = error.field, error.expected
+    field, expected = without_places(error.field), without_places(error.expected)
     param: str | None = None
     if isinstance(error, ConfigError):
         param = _ALL_PARAMS.get(error.field)
-        field = param or field
-        for ours, theirs in _PARAMS.items():
-            expected = re.sub(rf"\b{ours}\b", theirs, expected)
+        field, expected = param or field, _in_words_of_requests(expected)
     elif isinstance(error, TaskError | ModelError):
         # A model was loaded before it was served: what it refuses now is the request's text.
         param = "messages"
     value = error.value
     if isinstance(error, ModelError) and isinstance(value, str):
-        value = value.rstrip("/").rpartition("/")[2]  # of a folder its name: where it is concerns no client
+        value = value.rstrip("/").rpartition("/")[2]  # of a folder its name
+    elif isinstance(value, str) and param is None:
+        value = without_places(value)
     return ApiError(400, str(InputError(field, value, expected)), param, "invalid_value")
 
 

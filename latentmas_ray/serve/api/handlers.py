@@ -8,9 +8,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from latentmas_ray.serve.api.errors import ApiError, shown, translate
+from latentmas_ray.serve.api.errors import ApiError, reason_for_log, shown, translate
 
 _LOG = logging.getLogger(__name__)
+_LOGGED = (500, 503)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -27,11 +28,12 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 def log_mistake(found: ApiError, error: BaseException, scope: Scope) -> None:
-    """Log an error that is a mistake of ours, with its place and the request's id, but without what it says: that may
-    hold a part of a prompt. `found` is what the client gets for it."""
-    if found.status == 500:
-        request_id = scope.get("state", {}).get("request_id", "-")
-        _LOG.error("request %s: %s at %s", request_id, type(error).__name__, _place(error))
+    """Log an error of the team or of ours, with the request's id, its reason and its place, but without what may be a
+    part of a prompt. `found` is what the client gets for it, which has none of that."""
+    if found is error or found.status not in _LOGGED:
+        return
+    request_id = scope.get("state", {}).get("request_id", "-")
+    _LOG.error("request %s: %s at %s", request_id, reason_for_log(error), _place(error))
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:

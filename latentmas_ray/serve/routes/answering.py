@@ -5,9 +5,9 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -25,6 +25,7 @@ from latentmas_ray.serve.tracing import with_spans
 
 _T = TypeVar("_T")
 CLIENT_LEFT = 499
+LAST_SECONDS = 5.0  # for the event that says that a stream has no more time
 _SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must not collect a stream
 
 
@@ -93,9 +94,11 @@ class _TeamStream(StreamingResponse):
         self._job, self._events = job, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it. Of a client that reads it too slowly, the connection is closed after the request's time."""
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._job.deadline + LAST_SECONDS):
+                    await super().__call__(scope, receive, send)
         finally:
             await self._events.aclose()
             await self._job.aclose()
@@ -109,6 +112,7 @@ class HttpQuestions:
     asked: Sequence[TeamRequest]
     form: ResponseForm
     conversation: ConversationAsked | None = None  # of a single question
+    texts: Literal["messages", "prompt"] = "messages"  # the field that has them, as errors name it
 
     @property
     def endpoint(self) -> Endpoint:
@@ -133,11 +137,10 @@ class HttpQuestions:
             return _TeamStream(job, self._stream(job, events, first, len(replies)))
         except ClientLeftError:
             return Response(status_code=CLIENT_LEFT)  # it reaches nothing
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  every error is translated
             found = self._translated(error)
             job.status = found.status
-            if found.status == 500:
-                raise  # the log says where
+            log_mistake(found, error, self.request.scope)
             return error_response(found)
         finally:
             if not is_handed_on:
@@ -147,9 +150,18 @@ class HttpQuestions:
         """Wait for a place in the queue, then ask. What is opened is closed with the job."""
         stack = job.stack
         turn = stack.enter_context(conversation_turn(self.endpoint.conversations, self.conversation))
-        await stack.enter_async_context(self.endpoint.admit(self.request, self.asked))
+        ticket = await stack.enter_async_context(self.endpoint.admit(self.request, self.asked))
         asked = with_spans(self.request, await turn.prepare(self.asked))
-        return [await stack.enter_async_context(job.teams.ask(one)) for one in asked]
+        replies = [await stack.enter_async_context(job.teams.ask(one)) for one in asked]
+
+        def free() -> None:
+            """Free the place once the team is done: others need not wait until the client has read its stream."""
+            if all(reply.is_over for reply in replies):
+                ticket.close()
+
+        for reply in replies:
+            reply.on_over = free
+        return replies
 
     async def _stream(
         self,
@@ -197,7 +209,9 @@ class HttpQuestions:
                 yield event(part)
 
     def _translated(self, error: Exception) -> ApiError:
-        return timed_out(self.endpoint.request_seconds) if isinstance(error, TimeoutError) else translate(error)
+        if isinstance(error, TimeoutError):
+            return timed_out(self.endpoint.request_seconds)
+        return translate(error).about(self.texts)
 
     async def _unless_gone(self, work: Awaitable[_T]) -> _T:
         """Return what `work` returns. Raises ClientLeftError, and cancels it, if the client leaves before."""

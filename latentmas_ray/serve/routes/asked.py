@@ -12,8 +12,22 @@ from latentmas_ray.tasks.question import Question
 MAX_TRACED = 1_000_000  # of a batch whose questions ask for the lens: all
 
 
-def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
-    """Return what the team is asked."""
+def num_choices(asked: SamplingRequest, model: TeamVariant) -> int:
+    """Return how many texts a question gets: `n`, else as many as the server draws, which are one at temperature 0.
+    Where one answer is made of several, by a rule that the server was given or of several agents, it is one."""
+    if asked.n is not None:
+        return asked.n
+    return 1 if _is_greedy(asked, model) or not model.answers_once else model.config.samples
+
+
+def _is_greedy(asked: SamplingRequest, model: TeamVariant) -> bool:
+    return (model.config.temperature if asked.temperature is None else asked.temperature) == 0
+
+
+def team_request(asked: SamplingRequest, question: Question, model: TeamVariant) -> TeamRequest:
+    """Return what `model` is asked."""
+    # Greedy answers are all the same, and the server's own number is not the client's mistake.
+    is_one = asked.n is None and model.config.samples > 1 and _is_greedy(asked, model)
     return TeamRequest(
         model=asked.model,
         question=question,
@@ -22,24 +36,17 @@ def team_request(asked: SamplingRequest, question: Question) -> TeamRequest:
             top_p=asked.top_p,
             max_new_tokens=asked.max_new_tokens,
             seed=asked.run_seed,
-            samples=asked.n,
+            samples=1 if is_one else asked.n,
             latent_steps=asked.latentmas.latent_steps,
             memory=asked.latentmas.memory,
             trace=MAX_TRACED if asked.latentmas.lens else None,
         ),
         stop=asked.stops,
+        num_choices=num_choices(asked, model),
         streams=asked.streams,
         trace=asked.latentmas.trace,
         lens=asked.latentmas.lens,
     )
-
-
-def num_choices(asked: SamplingRequest, model: TeamVariant) -> int:
-    """Return how many texts a question gets: `n`, else the server's own number. Of several answering agents one answer
-    is made."""
-    if asked.n is not None:
-        return asked.n
-    return model.config.samples if len(model.topology.answering_agents) == 1 else 1
 
 
 def usage_of(answers: Sequence[TeamAnswer], answering_agent: str) -> TokenUsage:

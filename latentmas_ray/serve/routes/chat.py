@@ -40,7 +40,7 @@ async def complete_chat(request: Request) -> Response:
     form = _ChatForm(asked, model.topology.answering_agents[0].name, name, created, count)
     conversation = conversation_of(asked, question, count, caller_of(request), endpoint.limits.conversations)
     return await HttpQuestions(
-        request=request, asked=[team_request(asked, question)], form=form, conversation=conversation
+        request=request, asked=[team_request(asked, question, model)], form=form, conversation=conversation
     ).answer()
 
 

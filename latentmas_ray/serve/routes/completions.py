@@ -30,8 +30,8 @@ async def complete(request: Request) -> Response:
     questions = completion_questions(asked, "q0", endpoint.limits.messages)
     name, created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
     form = _TextForm(asked, model.topology.answering_agents[0].name, name, created, num_choices(asked, model))
-    requests = [team_request(asked, question) for question in questions]
-    return await HttpQuestions(request=request, asked=requests, form=form).answer()
+    requests = [team_request(asked, question, model) for question in questions]
+    return await HttpQuestions(request=request, asked=requests, form=form, texts="prompt").answer()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ async def show_model(request: Request, name: str) -> Response:
 
 
 def _described(endpoint: Endpoint, name: str) -> ServedModel:
-    return ServedModel(id=name, created=endpoint.started_at, latentmas=_team(endpoint.teams.models[name]))
+    team = _team(endpoint.teams.models[name])
+    if endpoint.teams.is_ready:
+        team["streams"] = endpoint.teams.streams(name)
+    return ServedModel(id=name, created=endpoint.started_at, latentmas=team)
 
 
 def _team(model: TeamVariant) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from latentmas_ray.serve.teams.choices import choices_of, whole_texts
 from latentmas_ray.serve.teams.events import QuestionRecords, Record
 from latentmas_ray.serve.teams.progress import ASK_SECONDS, QuestionProgress, RunningTurns
 from latentmas_ray.serve.teams.reply import AgentRecord, Reply, TeamAnswer
+from latentmas_ray.serve.teams.settings import TeamRequest
 from latentmas_ray.serve.teams.streams import ReplyTexts
 from latentmas_ray.system.serving import Fleet, TeamVariant
 
@@ -55,7 +56,7 @@ class LotRun:
                 first.settings,
                 [reply.question for reply in self._lot.replies],
                 self,
-                streamed=streamed if len(self._model.topology.answering_agents) == 1 else (),
+                streamed=streamed if self._is_told_early(first) else (),
                 stop=first.stop,
                 withdrawn=self._withdrawn,
                 given=first.given,
@@ -149,13 +150,21 @@ class LotRun:
 
     def _send_answer(self, reply: Reply, answer: Answer) -> None:
         topology, stop = self._model.topology, reply.request.stop
-        choices = choices_of(answer, topology, stop)
+        num_choices = reply.request.num_choices
+        choices = choices_of(answer, topology, stop, num_choices)
         if (records := self._records.get(answer.id)) is not None:
             self._send_records(reply, records.finish(answer))
         if reply.request.streams:
-            for piece in self._texts_of(reply).finish([text for text, _, _ in whole_texts(answer, topology)]):
+            texts = [text for text, _, _ in whole_texts(answer, topology, num_choices)]
+            for piece in self._texts_of(reply).finish(texts):
                 reply.send(piece)
         reply.send(TeamAnswer(choices=choices, answer=answer, cached_tokens=reply.request.given_tokens))
+
+    def _is_told_early(self, request: TeamRequest) -> bool:
+        """Whether what is written is what the client gets, and not something that its answer is made of."""
+        config = self._model.config
+        num_samples = config.samples if request.settings.samples is None else request.settings.samples
+        return len(self._model.topology.answering_agents) == 1 and num_samples == request.num_choices
 
     def _texts_of(self, reply: Reply) -> ReplyTexts:
         name = reply.question.id

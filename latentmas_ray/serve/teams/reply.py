@@ -63,6 +63,7 @@ class Reply:
     cancel: Callable[["Reply"], None]
     events: "asyncio.Queue[ReplyEvent | BaseException]" = field(default_factory=asyncio.Queue)
     is_over: bool = False  # it has its answer or its error, or was cancelled
+    on_over: Callable[[], None] | None = None  # called when it has its answer or its error
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,17 +84,24 @@ class Reply:
 
     def send(self, event: ReplyEvent) -> None:
         """Add an event, unless the reply is over."""
-        if not self.is_over:
-            self.is_over = isinstance(event, TeamAnswer)
-            if isinstance(event, TeamAnswer) and self.request.on_answer is not None:
-                self.request.on_answer([choice.text for choice in event.choices])
-            self.events.put_nowait(event)
+        if self.is_over:
+            return
+        if isinstance(event, TeamAnswer) and self.request.on_answer is not None:
+            self.request.on_answer([choice.text for choice in event.choices])
+        self.events.put_nowait(event)
+        if isinstance(event, TeamAnswer):
+            self._end()
 
     def fail(self, error: BaseException) -> None:
         """End the reply with an error, unless it is over."""
         if not self.is_over:
-            self.is_over = True
             self.events.put_nowait(error)
+            self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self.on_over is not None:
+            self.on_over()
 
     async def answered(self) -> TeamAnswer:
         """Wait for the answer. Raises like the iteration."""

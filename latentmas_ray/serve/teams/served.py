@@ -1,6 +1,7 @@
 """`ServedTeams`: the models that an endpoint serves, on the actors of one fleet."""
 
 import asyncio
+import logging
 import secrets
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,12 @@ from latentmas_ray.serve.teams.progress import RunningTurns
 from latentmas_ray.serve.teams.reply import Reply
 from latentmas_ray.serve.teams.settings import OWNER, TeamRequest, stream_name
 from latentmas_ray.system.serving import Fleet, TeamVariant
+
+_LOG = logging.getLogger(__name__)
+_IN_ONE_PIECE = (
+    "streams have the answer in one piece, when it is complete: its agent writes batch by batch, on an actor that "
+    "thinks (one that agents share, or the only one with its model)"
+)
 
 
 class ServedTeams:
@@ -71,7 +78,16 @@ class ServedTeams:
     async def start(self) -> RuntimeInfo:
         """Start the actors and load the models. Raises the errors of `Runtime.start`."""
         self._info = await asyncio.to_thread(self._load)
+        if whole := [name for name, model in self.models.items() if model.answers_once and not self.streams(name)]:
+            _LOG.warning("%s: %s", ", ".join(whole), _IN_ONE_PIECE)
         return self._info
+
+    def streams(self, name: str) -> bool:
+        """Whether a model's text comes as it is written: not one that is made of several, and none of an actor that
+        writes batch by batch. Raises RunError before `start`."""
+        model = self.models[name]
+        writes = model.config.runtime == "local" or model.topology.answering_agents[0].name in self.info.writes_at_once
+        return model.answers_once and writes
 
     def _load(self) -> RuntimeInfo:
         info = self.fleet.start()

@@ -22,6 +22,7 @@ class TeamRequest:
     question: Question
     settings: CallSettings = field(default_factory=CallSettings)
     stop: tuple[str, ...] = ()  # texts that end the answer, which ends before them
+    num_choices: int = 1  # texts that the client gets: 1, however many samples that is made of, or one for each sample
     streams: bool = False  # the reply has the text as it is written
     trace: bool = False  # the reply has what every agent does
     lens: bool = False  # and its thoughts through the logit lens; its settings must ask for them, too
@@ -33,7 +34,7 @@ class TeamRequest:
     @property
     def batch_key(self) -> Hashable:
         """Questions with equal keys may be in one batch."""
-        return self.model, self.settings, self.stop, self.given
+        return self.model, self.settings, self.stop, self.given, self.num_choices
 
 
 def stream_name(settings: CallSettings, temperature: float) -> str | None:

@@ -105,6 +105,7 @@ def _plan(fleet: Fleet, memory: "Memory | None", exchange: ChatExchange) -> Call
     record = {"question": exchange.user, "said": exchange.assistant}
     question = Question(id=secrets.token_hex(8), question=exchange.user, kind="text", gold=None, record=record)
     changes = {"method": "latent", "memory": "matched", "samples": 1, "trace": 0, "save_memory": None, "guard": "off"}
+    changes |= {"decides": None, "decide_accuracies": None}
     return plan_call(
         first.config.model_copy(update=changes),
         Topology(name="conversation", agents=(reader, end)),

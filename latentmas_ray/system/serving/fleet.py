@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.config.choices import RUN_METHODS
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, TopologyError
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import Result, WithdrawnQuestions
 from latentmas_ray.system.call import Call
+from latentmas_ray.system.deciding import decide_alone
 from latentmas_ray.system.serving.call_settings import CallSettings
 from latentmas_ray.system.serving.shared_actors import MakeSink, SharedActors
+from latentmas_ray.system.serving.variants import ServedMethod, check_prompts, served_methods, variant_config
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import Topology, load_topology
+from latentmas_ray.topology import Topology, builtin_for, load_topology
 
 if TYPE_CHECKING:
     from latentmas_ray.runs.otel import RequestSpan
@@ -41,6 +43,12 @@ class TeamVariant:
     def topology(self) -> Topology:
         """The agents that answer."""
         return self.setup.topology
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether an answer is what one agent writes, and not made of several answers."""
+        is_decided = self.config.decides is not None and self.config.samples > 1
+        return len(self.topology.answering_agents) == 1 and not is_decided
 
 
 class Fleet:
@@ -65,8 +73,7 @@ class Fleet:
         self._arguments = config, observer
         self._spans = None if before is None else before.spans
         for topology in dict.fromkeys([config.topology, *topologies]):
-            for method in ("latent", *(one for one in RUN_METHODS if one != "latent")):
-                self._add(config, topology, method, observer)
+            self._add_topology(config, topology, observer)
         self._teams = [(model.config, model.topology) for model in self.models.values()]
         if before is None:
             self._actors = SharedActors(next(iter(self.models.values())).setup, config, make_sink)
@@ -81,24 +88,30 @@ class Fleet:
         config, observer = self._arguments
         return Fleet(config, topologies, observer, before=self)
 
-    def _add(self, config: RunConfig, topology: str, method: str, observer: Observer | None) -> None:
-        changed = config.model_copy(update={"topology": topology, "method": method})
-        if self.models or self._spans is not None:  # what does nothing is said once, of the first
-            changed = RunConfig.model_construct(set(), **dict(changed))
-        # A file is read now: what it is later concerns nothing before the next fleet.
-        own = load_topology(topology) if is_topology_file(topology) else None
+    def _add_topology(self, config: RunConfig, name: str, observer: Observer | None) -> None:
+        """Add the models of one topology. Its file is read now: what it is later concerns nothing before the next
+        fleet."""
+        is_first = name == config.topology
         try:
-            setup = Setup(changed, None, own, observer, {})
+            topology = load_topology(builtin_for(config.task, name))
         except TopologyError as error:
-            if method != "latent" and error.field == "topology" and topology != config.topology:
+            if error.field == "topology" and not is_first:
                 raise ConfigError("topologies", error.value, error.expected) from error
-            if method != "latent":
-                raise
-            return  # no agent of it is latent
+            raise
+        for method in served_methods(topology):
+            has_actors = is_first and not self.models
+            changed = variant_config(config, name, topology, method, has_actors=has_actors, is_first=is_first)
+            if self.models or self._spans is not None:  # what does nothing is said once, of the first
+                changed = RunConfig.model_construct(set(), **dict(changed))
+            own = topology if is_topology_file(name) else None
+            self._add(method, name, Setup(changed, None, own, observer, {}))
+
+    def _add(self, method: ServedMethod, topology: str, setup: Setup) -> None:
         name = topology_name(topology)
         full = name if method == "latent" else f"{name}/{method}"
         if full in self.models:
             raise ConfigError("topologies", topology, f"another topology is called {name}, too; give it another name")
+        check_prompts(setup.topology, full)
         if self._spans is None:
             self._spans = setup.spans
         setup.spans = self._spans  # one thread delivers those of all models
@@ -131,15 +144,21 @@ class Fleet:
         observer gets as they are written, `stop` texts that end an answer; `given` is memory that all agents read
         first, `requests` are, by question, the spans of those that have asked it. Raises InputError kinds for settings
         that the model cannot do."""
-        if (settings.samples or 1) > 1 and len(model.topology.answering_agents) > 1:
+        num_answering, changes = len(model.topology.answering_agents), settings.changes()
+        if (settings.samples or 1) > 1 and num_answering > 1:
             raise ConfigError("samples", settings.samples, "several agents answer, of which one answer is made: use 1")
+        if settings.samples == num_answering == 1:  # the server's rule has nothing to decide
+            changes |= {"decides": None, "decide_accuracies": None}
         more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "given": given, "warns": False}
-        return model.setup.call_with(settings.changes(), questions, observer=observer, requests=requests, **more)
+        return model.setup.call_with(changes, questions, observer=observer, requests=requests, **more)
 
     async def arun(self, call: Call) -> AsyncGenerator[Result, None]:
-        """Yield the results of a call; see `LiveRuntime.arun`."""
+        """Yield the results of a call, see `LiveRuntime.arun`. Each question is decided for itself, as by
+        `LatentMAS.ask`, whichever others are in its batch."""
         async with aclosing(self._actors.live.arun(call.request, call.check_memory)) as results:
             async for result in results:
+                if isinstance(result, Answer):
+                    result = decide_alone(result, call.questions, call.decision)
                 yield result
 
     def running_turns(self) -> list[TurnProgress]:

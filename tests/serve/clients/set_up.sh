@@ -1,9 +1,14 @@
 #!/bin/sh
-# Makes tests/serve/clients/.venv with the programs that ask a server in tests: `make clients` runs it.
+# Makes the environments of the programs that ask a server in tests, next to this file: `make clients` runs it.
 set -eu
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 
-echo "Setting up the clients: 950 MB, some minutes"
-"$python" -m venv .venv
-.venv/bin/python -m pip --quiet --quiet --disable-pip-version-check install -r requirements.txt
+install() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip --quiet --quiet --disable-pip-version-check install -r "$2"
+}
+
+echo "Setting up the clients: 2 GB, some minutes"
+install .venv requirements.txt
+install .venv-crewai crewai.txt

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from latentmas_ray import errors
-from latentmas_ray.serve.api.errors import ApiError, timed_out, translate, unknown_model
+from latentmas_ray.serve.api.errors import ApiError, reason_for_log, timed_out, translate, unknown_model
 
 KINDS = [
     kind
@@ -42,14 +42,14 @@ STATUS: dict[type[BaseException], int] = {
 }
 
 
-def made(kind: type[BaseException]) -> BaseException:
+def made(kind: type[BaseException], why: str = "why") -> BaseException:
     if issubclass(kind, errors.InputError):
         return kind("field", "value", "it must be right")
     if kind is errors.QuestionsTooLongError:
         return kind("judger", {"q": "700 prompt tokens need 701 positions, model tiny has 512: use a shorter prompt"})
     if kind is errors.QuestionsFailedError:
-        return kind((type("F", (), {"id": "q", "agent": "a", "error": "e"}),), 1)
-    return kind("why")
+        return kind((type("F", (), {"id": "q", "agent": "a", "error": why}),), 1)
+    return kind(why)
 
 
 def test_every_kind_has_a_status_here() -> None:
@@ -116,3 +116,45 @@ def test_a_client_never_reads_where_a_model_is() -> None:
     assert (found.status, found.param) == (400, "messages")
     assert found.message == f"model: got 'Smol-135M'; {expected}"
     assert translate(errors.ModelError("model", "org/Smol-135M", expected)).message == found.message
+
+
+WITHIN = "actor 7f3a on node 10.1.2.3 (gpu-node-4) died; see /tmp/ray/session_1/logs/worker.err"
+OF_THE_TEAM = [kind for kind in KINDS if STATUS[kind] >= 500 and kind is not errors.JournalError]
+
+
+@pytest.mark.parametrize("kind", OF_THE_TEAM)
+def test_what_fails_within_is_named_in_the_log_and_not_to_the_client(kind: type[BaseException]) -> None:
+    error = made(kind, WITHIN)
+    message = translate(error).message
+    assert "X-Request-Id" in message
+    assert not any(word in message for word in ("7f3a", "10.1.2.3", "gpu-node-4", "/tmp", "died"))
+    logged = reason_for_log(error)
+    assert logged.startswith(kind.__name__)
+    assert WITHIN in logged
+
+
+def test_the_log_has_no_text_of_a_request() -> None:
+    secret = "the secret question"
+    assert reason_for_log(KeyError(secret)) == "KeyError"
+    assert reason_for_log(errors.TaskError("question", secret, "it must be short")) == "TaskError"
+    assert secret not in reason_for_log(errors.TurnError(f"judger cannot read {secret!r}"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.TopologyError("/srv/ann/team.yaml:4: agents.b.prompt", "notes", "the question does not have it"),
+        errors.ContextLengthError("9 prompt tokens need 9 positions, model /srv/ann/smol has 8: use a shorter prompt"),
+        errors.ConfigError("latent_steps", 9, "agent b needs 9 positions, model ~/ann/smol has 8"),
+        errors.ConfigError("decide_accuracies", "/srv/ann/accuracies.yaml", "it cannot be read"),
+    ],
+)
+def test_no_refusal_says_where_a_file_is(error: BaseException) -> None:
+    message = translate(error).message
+    assert "ann/" not in message
+    assert any(name in message for name in ("team.yaml:4", "model smol has 8", "accuracies.yaml"))
+
+
+def test_a_prompt_that_grows_too_long_is_told_in_the_words_of_the_request() -> None:
+    why = "memory, prompt and thoughts need 9 positions, model tiny has 8: use a smaller max_new_tokens"
+    assert translate(errors.ContextLengthError(why)).message.endswith("use a smaller max_tokens")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -46,18 +47,29 @@ def small_app() -> FastAPI:
 
         return StreamingResponse(parts(), media_type="text/event-stream")
 
+    @app.post("/v1/break")
+    async def break_off(request: Request) -> StreamingResponse:
+        text = (await request.body()).decode()
+
+        async def parts() -> AsyncIterator[str]:
+            yield "data: 1\n\n"
+            raise KeyError(text)
+
+        return StreamingResponse(parts(), media_type="text/event-stream")
+
     return app
 
 
 class Client:
     """Asks an app behind a guard, from code that is not asynchronous."""
 
-    def __init__(self, **limits: Any) -> None:
-        self._app = RequestGuard(small_app(), ServeLimits(**limits))
+    def __init__(self, *, raises: bool = False, **limits: Any) -> None:
+        """`raises` what the app leaves to the server, which logs it."""
+        self._app, self._raises = RequestGuard(small_app(), ServeLimits(**limits)), raises
 
     def __call__(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=self._raises)
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
                 return await client.request(method, path, **more)
 
@@ -223,6 +235,13 @@ def test_a_mistake_of_ours_is_500_and_tells_nothing(caplog: pytest.LogCaptureFix
     assert SECRET not in caplog.text
     assert "KeyError" in caplog.text
     assert response.headers["X-Request-Id"] in caplog.text
+
+
+def test_no_mistake_leaves_its_text_to_the_server() -> None:
+    assert Client(raises=True).post("/v1/fail", body=SECRET.encode()).status_code == 500
+    with pytest.raises(RuntimeError, match="the response broke off") as caught:
+        Client(raises=True).post("/v1/break", body=SECRET.encode())
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_log_has_a_line_for_each_request_and_no_text(caplog: pytest.LogCaptureFixture) -> None:

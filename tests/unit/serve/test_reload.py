@@ -1,6 +1,8 @@
 """Lists of topologies, and reloads that come at a wrong time."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,3 +64,28 @@ def test_a_reload_that_fails_by_a_mistake_of_ours_is_said() -> None:
     endpoint: Any = SimpleNamespace(teams=teams, is_draining=False)
     assert not asyncio.run(Reloader(endpoint, TopologyList((), None), said.append).reload())
     assert said == ["not reloaded, what was served before is served: KeyError: 'unexpected'"]
+
+
+def test_a_signal_while_the_models_are_loaded_is_not_lost() -> None:
+    said: list[str] = []
+    teams = SimpleNamespace(is_ready=False, models={})
+    endpoint: Any = SimpleNamespace(teams=teams, is_draining=False)
+
+    async def load() -> None:
+        reloader = Reloader(endpoint, TopologyList(("unknown",), None), said.append)
+        reloader.install()
+        os.kill(os.getpid(), signal.SIGHUP)
+        while not said:
+            await asyncio.sleep(0.01)
+        assert said == ["SIGHUP: the topologies are read again once the models are loaded"]
+        teams.is_ready = True
+        reloader.reload_if_wanted()
+        while len(said) < 2:
+            await asyncio.sleep(0.01)
+
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        asyncio.run(load())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert said[1].startswith("not reloaded, what was served before is served")  # it has read them

@@ -3,15 +3,19 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import openai
 import pytest
 
+from latentmas_ray.config import make_config
 from latentmas_ray.serve.api.errors import ApiError
 from latentmas_ray.serve.api.messages import MessageLimits, chat_question
 from latentmas_ray.serve.api.requests import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from latentmas_ray.serve.routes.asked import team_request
+from latentmas_ray.system.serving import TeamVariant
+from latentmas_ray.topology import load_topology
 
 CHAT: dict[str, Any] = {"model": "latentmas/sequential", "messages": [{"role": "user", "content": "Why?"}]}
 PROMPT: dict[str, Any] = {"model": "latentmas/sequential", "prompt": "Why?"}
@@ -19,6 +23,11 @@ PROMPT: dict[str, Any] = {"model": "latentmas/sequential", "prompt": "Why?"}
 
 def chat(**fields: Any) -> ChatRequest:
     return parse_chat(json.dumps({**CHAT, **fields}).encode())
+
+
+def sequential() -> TeamVariant:
+    config = make_config({"model": "tiny"})
+    return TeamVariant("sequential", cast("Any", SimpleNamespace(config=config, topology=load_topology("sequential"))))
 
 
 def refusal(body: bytes) -> ApiError:
@@ -245,7 +254,7 @@ def test_a_completion_that_cannot_be_is_refused(fields: dict[str, Any], param: s
 
 def test_thoughts_are_asked_of_the_whole_batch() -> None:
     with_lens, without = (
-        team_request(asked, chat_question(asked, "q0", MessageLimits()))
+        team_request(asked, chat_question(asked, "q0", MessageLimits()), sequential())
         for asked in (chat(latentmas={"trace": True, "lens": True}), chat(latentmas={"trace": True}))
     )
     assert (with_lens.trace, with_lens.lens, without.lens) == (True, True, False)

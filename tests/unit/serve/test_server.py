@@ -70,7 +70,7 @@ def test_a_signal_after_the_models_were_closed_is_the_second_one(monkeypatch: py
 @pytest.mark.parametrize("host", ["", " ", "a..b", "a" * 64, "192.0.2.1"])
 def test_an_address_that_is_not_of_this_machine_is_named(host: str) -> None:
     with pytest.raises(ConfigError, match="it must be an address or a name of this machine") as caught:
-        run_server(FastAPI(), host=host, port=0, drain_seconds=1, tell=print, on_ready=print)
+        run_server(FastAPI(), host=host, port=0, drain_seconds=1, send_seconds=1, tell=print, on_ready=print)
     assert (caught.value.field, caught.value.value) == ("host", host)
 
 
@@ -78,5 +78,7 @@ def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=r"127\.0\.0\.1 cannot be listened on: Address already in use") as caught:
-            run_server(FastAPI(), host="127.0.0.1", port=port, drain_seconds=1, tell=print, on_ready=print)
+            run_server(
+                FastAPI(), host="127.0.0.1", port=port, drain_seconds=1, send_seconds=1, tell=print, on_ready=print
+            )
     assert caught.value.field == "port"

@@ -98,28 +98,37 @@ def serve(
     number = whole_number("port", port, least=0, most=65_535)
     drain_seconds = whole_number("drain_timeout", drain, least=1, most=86_400)
     names = tuple(name.strip() for name in topologies.split(",") if name.strip())
-    from latentmas_ray.serve.admission.limits import is_local
-    from latentmas_ray.serve.admission.logs import log_requests
-    from latentmas_ray.serve.app import make_app
-    from latentmas_ray.serve.reload import TopologyList
-    from latentmas_ray.serve.server import run_server
-    from latentmas_ray.serve.teams.served import ServedTeams  # takes seconds (torch, ray)
+    from latentmas_ray.serve.start_signals import StartSignals
 
-    listed = TopologyList(names, topologies_file)
-    teams = ServedTeams(config, listed.read())
-    log_requests()
-    if limits.keys is None and not is_local(host):
-        typer.echo(f"note: anyone who reaches {host} may ask: there are no API keys (--api-keys)", err=True)
-    typer.echo(f"loading {config.model_names} (process {os.getpid()})", err=True)
-    run_server(
-        make_app(teams, limits, loads=False),
-        host=host,
-        port=number,
-        drain_seconds=drain_seconds,
-        tell=lambda line: typer.echo(line, err=True),
-        on_ready=lambda bound: _greet(host, bound, list(teams.models), needs_key=limits.keys is not None),
-        topologies=listed,
-    )
+    with StartSignals(_tell).handled() as start:
+        from latentmas_ray.serve.admission.limits import is_local
+        from latentmas_ray.serve.admission.logs import log_requests
+        from latentmas_ray.serve.app import make_app
+        from latentmas_ray.serve.reload import TopologyList
+        from latentmas_ray.serve.server import run_server
+        from latentmas_ray.serve.teams.served import ServedTeams  # takes seconds (torch, ray)
+
+        listed = TopologyList(names, topologies_file)
+        teams = ServedTeams(config, listed.read())
+        log_requests()
+        if limits.keys is None and not is_local(host):
+            _tell(f"note: anyone who reaches {host} may ask: there are no API keys (--api-keys)")
+        _tell(f"loading {config.model_names} (process {os.getpid()})")
+        run_server(
+            make_app(teams, limits, loads=False),
+            host=host,
+            port=number,
+            drain_seconds=drain_seconds,
+            send_seconds=limits.send_seconds,
+            tell=_tell,
+            on_ready=lambda bound: _greet(host, bound, list(teams.models), needs_key=limits.keys is not None),
+            topologies=listed,
+            start=start,
+        )
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def check_installed() -> None:
