@@ -158,7 +158,8 @@ def _bind(config: uvicorn.Config) -> socket.socket:
     """Return a socket that listens: with SO_REUSEADDR two servers could bind the same port, but only one listens.
     Raises OSError, and ConfigError for what is no name at all; an empty one would be every address."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Asyncio sets TCP_NODELAY where the protocol is named. Without it a token waits for the client's delayed ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((_name_of(config.host), config.port))
