@@ -57,7 +57,7 @@ class AskFirst:
 
 def both_ways(fields: Mapping[str, Any]) -> SideProcess:
     """Start the process with these fields of `RunConfig`; its first message is a `BothWays`."""
-    return SideProcess("server's", _serve, dict(fields))
+    return SideProcess("server's", _serve, dict(fields), join_seconds=_DRAIN_SECONDS)
 
 
 def _serve(name: str, fields: Mapping[str, Any], connection: Connection) -> None:
