@@ -20,7 +20,7 @@ from benchmarks.keep.command import keep
 from benchmarks.keep.settings import KeepBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
-from benchmarks.serving.command import equality, faults, replicas
+from benchmarks.serving.command import equality, faults, first_token, overhead, replicas
 from benchmarks.thoughts.command import thoughts
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
@@ -35,7 +35,7 @@ _SETTINGS = (
     ScalingBenchSettings,
     SimulationSettings,
 )
-_WITHOUT_SETTINGS = (thoughts, equality, faults, replicas)
+_WITHOUT_SETTINGS = (thoughts, equality, faults, overhead, first_token, replicas)
 _OWN_FIELDS = {
     "document",
     "other_batch_size",
@@ -56,6 +56,8 @@ app.command("errors")(errors)
 app.command("scaling")(scaling)
 app.command("serve-equality")(equality)
 app.command("serve-faults")(faults)
+app.command("serve-first-token")(first_token)
+app.command("serve-overhead")(overhead)
 app.command("serve-replicas")(replicas)
 app.command("thoughts")(thoughts)
 app.command("keep")(keep)

@@ -18,13 +18,16 @@ _JOIN_SECONDS = 5
 class SideProcess:
     """A process that answers messages: a context manager that ends it."""
 
-    def __init__(self, name: str, serve: Callable[..., None], *arguments: Any) -> None:
-        """Start `serve(name, *arguments, connection)` in a new process; it answers as `serve_side` does."""
+    def __init__(
+        self, name: str, serve: Callable[..., None], *arguments: Any, join_seconds: float = _JOIN_SECONDS
+    ) -> None:
+        """Start `serve(name, *arguments, connection)` in a new process; it answers as `serve_side` does. At the end it
+        has `join_seconds`, then it is killed."""
         # spawn: a forked process inherits torch's threads without their state
         context = multiprocessing.get_context("spawn")
         self._connection: Connection
         self._connection, theirs = context.Pipe()
-        self._name = name
+        self._name, self._join_seconds = name, join_seconds
         self._process = context.Process(target=serve, args=(name, *arguments, theirs), daemon=True)
         self._process.start()
         theirs.close()
@@ -52,7 +55,7 @@ class SideProcess:
         with suppress(ConnectionError):
             self._connection.send(_END)
         self._connection.close()
-        self._process.join(timeout=_JOIN_SECONDS)
+        self._process.join(timeout=self._join_seconds)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

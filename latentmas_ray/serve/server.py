@@ -160,7 +160,8 @@ def listen(host: str, port: int, *, send_seconds: float, backlog: int = 2048) ->
     Its connections end by themselves when the client does not read: where the system has no such limit, at its own.
     Raises OSError, and ConfigError for what is no name at all; an empty one would be every address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Asyncio sets TCP_NODELAY where the protocol is named. Without it a token waits for the client's delayed ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -1,6 +1,7 @@
 """The run of one lot: its events and results go to the replies of its questions."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 
@@ -37,6 +38,8 @@ class LotRun:
         self._records: dict[str, QuestionRecords] = {}
         self._withdrawn = WithdrawnQuestions()
         self._loop = asyncio.get_running_loop()
+        self._events: deque[TurnFinished | TextWritten | TurnRepeated] = deque()  # for the loop
+        self._is_woken = False  # the loop will handle them
 
     def withdraw(self, reply: Reply) -> None:
         """End the turns of a question that is not wanted any more."""
@@ -94,10 +97,19 @@ class LotRun:
         return left if len(self._lot.replies) > 1 else []
 
     def on_event(self, event: RunEvent) -> None:
-        """Pass an event of the run, which comes in the scheduler's thread, to the event loop."""
+        """Pass an event of the run, which comes in the scheduler's thread, to the event loop. That is woken once for
+        all that come before it is there: a report has tokens of many texts."""
         if isinstance(event, TurnFinished | TextWritten | TurnRepeated):
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._handle, event)
+            self._events.append(event)
+            if not self._is_woken:
+                self._is_woken = True
+                with suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._handle_all)
+
+    def _handle_all(self) -> None:
+        self._is_woken = False  # first: an event that comes now wakes the loop again
+        while self._events:
+            self._handle(self._events.popleft())
 
     def _handle(self, event: TurnFinished | TextWritten | TurnRepeated) -> None:
         if isinstance(event, TurnFinished):

@@ -1,7 +1,7 @@
 """One started runtime that serves several topologies and methods."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -151,6 +151,11 @@ class Fleet:
             changes |= {"decides": None, "decide_accuracies": None}
         more = {"streamed": streamed, "stop": stop, "withdrawn": withdrawn, "given": given, "warns": False}
         return model.setup.call_with(changes, questions, observer=observer, requests=requests, **more)
+
+    def run(self, call: Call) -> Generator[Result, None, None]:
+        """Yield the results of a call in the caller's thread; see `LiveRuntime.run`."""
+        with closing(self._actors.live.run(call.request, call.check_memory)) as results:
+            yield from results
 
     async def arun(self, call: Call) -> AsyncGenerator[Result, None]:
         """Yield the results of a call, see `LiveRuntime.arun`. Each question is decided for itself, as by

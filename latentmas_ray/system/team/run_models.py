@@ -1,7 +1,7 @@
 """The models of a run: which agent has which, where each is, and whose memory it reads."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ class RunModels:
     team: Team  # of the agents that run
     # By name, where each is: actors have another working directory, and this process may change its own.
     places: Mapping[str, str]
+    # What configurations of models have said: a server asks at every request. Shared with the models of other agents.
+    _known: dict[tuple[Callable[..., Any], AgentModel], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: RunConfig, topology: Topology, given: "GivenModel | None" = None) -> "RunModels":
@@ -119,7 +121,7 @@ class RunModels:
         """Return the positions of each agent's model. Raises ModelError."""
         if not isinstance(self.model, str):
             return dict.fromkeys(self.team.by_agent, self.model.max_positions)
-        known = {one: known_positions(self.places[one.name], one.revision or None) for one in self.team.models}
+        known = {one: self._fact(known_positions, one) for one in self.team.models}
         return {agent: known[one] for agent, one in self.team.by_agent.items()}
 
     def window_of(self, agent: str) -> int | None:
@@ -127,15 +129,22 @@ class RunModels:
         ModelError."""
         if not isinstance(self.model, str):
             return self.model.window
-        one = self.team.by_agent[agent]
-        return known_window(self.places[one.name], one.revision or None)
+        window: int | None = self._fact(known_window, self.team.by_agent[agent])
+        return window
 
     def with_states(self) -> frozenset[str]:
         """Return the agents whose models have layers that keep states. Raises ModelError."""
         if not isinstance(self.model, str):
             return frozenset(self.team.by_agent) if self.model.keeps_states else frozenset()
-        known = {one: known_states(self.places[one.name], one.revision or None) for one in self.team.models}
+        known = {one: self._fact(known_states, one) for one in self.team.models}
         return frozenset(agent for agent, one in self.team.by_agent.items() if known[one])
+
+    def _fact(self, read: Callable[[str, str | None], Any], one: AgentModel) -> Any:
+        """Return what `read` says of an agent's model, which it reads from a file once: transformers takes
+        milliseconds."""
+        if (read, one) not in self._known:
+            self._known[read, one] = read(self.places[one.name], one.revision or None)
+        return self._known[read, one]
 
 
 def team_of(config: RunConfig, topology: Topology) -> Team:

@@ -2,7 +2,9 @@
 
 import threading
 
-from latentmas_ray.actors.text.event_queue import STREAM_SECONDS, EventQueue
+import pytest
+
+from latentmas_ray.actors.text.event_queue import MOST_STREAM_SECONDS, STREAM_SECONDS, EventQueue
 from latentmas_ray.engine.turn import NewTokens, TurnResult
 from latentmas_ray.writing.events import TextEnded, TextGrown
 
@@ -14,6 +16,17 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
+        return self.now
+
+
+STEP = 0.002
+
+
+class SteppedClock(Clock):
+    """Time that each look at it advances."""
+
+    def __call__(self) -> float:
+        self.now += STEP / 4
         return self.now
 
 
@@ -49,6 +62,29 @@ def test_the_first_token_of_a_stream_wakes_who_waits() -> None:
     queue.put(grown("a", 0, 7))
     waiting.join()
     assert len(taken) == 1
+
+
+def test_many_texts_are_reported_less_often_but_their_first_tokens() -> None:
+    clock = SteppedClock()
+    queue = EventQueue(clock)
+
+    def seconds_until_report(*events: TextGrown) -> float:
+        begin = clock.now
+        for event in events:
+            queue.put(event)
+        assert len(queue.take(60.0)) == len(events)
+        return clock.now - begin
+
+    names = [f"q{number}" for number in range(16)]
+    assert seconds_until_report(grown("a", 0, 7)) == pytest.approx(STREAM_SECONDS, abs=STEP)
+    assert seconds_until_report(grown("a", 1, 7)) == pytest.approx(STREAM_SECONDS, abs=STEP)
+    begun = [grown(name, 0, 7) for name in names]
+    assert seconds_until_report(*begun) == pytest.approx(STREAM_SECONDS, abs=STEP)
+    later = [grown(name, 1, 7) for name in names]
+    assert seconds_until_report(*later) == pytest.approx(MOST_STREAM_SECONDS, abs=STEP)
+    few = seconds_until_report(*later[:4])
+    assert STREAM_SECONDS + STEP < few < MOST_STREAM_SECONDS - STEP
+    assert seconds_until_report(*later, grown("late", 0, 7)) == pytest.approx(STREAM_SECONDS, abs=STEP)
 
 
 def test_a_text_that_has_ended_is_reported_by_its_result_alone() -> None:

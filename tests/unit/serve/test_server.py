@@ -1,9 +1,15 @@
 """How the server ends, and addresses on which it cannot listen."""
 
+import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +17,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.serve.server import DrainingServer, run_server
 
 
@@ -82,3 +88,51 @@ def test_a_port_in_use_is_named() -> None:
                 FastAPI(), host="127.0.0.1", port=port, drain_seconds=1, send_seconds=1, tell=print, on_ready=print
             )
     assert caught.value.field == "port"
+
+
+def other_end(client: socket.socket) -> socket.socket:
+    """The server's socket of a connection within this process."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            number = os.dup(int(entry.name))
+            try:
+                found = socket.socket(fileno=number)
+            except OSError:  # of another kind
+                os.close(number)
+                continue
+            with suppress(OSError):
+                if found.getpeername() == client.getsockname():
+                    return found
+            found.close()
+    raise AssertionError("the server has not accepted it")
+
+
+def test_a_small_piece_of_a_stream_leaves_at_once() -> None:
+    """With Nagle's algorithm the second piece would wait until the client acknowledges the first one, which it does
+    40 ms later."""
+    is_over = threading.Event()
+
+    async def load() -> None:
+        await asyncio.to_thread(is_over.wait)
+        raise RunError("the test is over")
+
+    app = FastAPI()
+    app.add_api_route("/", lambda: "here")
+    app.state.endpoint = SimpleNamespace(teams=SimpleNamespace(start=load, is_ready=False))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    run = partial(run_server, app, host="127.0.0.1", port=port, drain_seconds=1, tell=print, on_ready=print)
+    with ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(run)
+        try:
+            while not serving.done():
+                with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as client:
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    assert client.recv(4096).startswith(b"HTTP/1.1 200")
+                    with other_end(client) as accepted:
+                        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    break
+        finally:
+            is_over.set()
+        with pytest.raises(RunError, match="the test is over"):
+            serving.result()

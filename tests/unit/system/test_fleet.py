@@ -1,11 +1,13 @@
 """What a fleet serves, and what it refuses before anything starts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError, InputError
+from latentmas_ray.models.names import EMBEDDED_FOLDER
 from latentmas_ray.system.serving import CallSettings, Fleet
 from latentmas_ray.system.serving.stand_ins import find_stand_ins
 from latentmas_ray.tasks.question import Question
@@ -85,3 +87,13 @@ def test_several_samples_where_several_agents_answer_are_refused(tmp_path: Path)
     assert served.call(served.models["pair"], CallSettings(temperature=1.0), [QUESTION])
     with pytest.raises(ConfigError, match="several agents answer"):
         served.call(served.models["pair"], CallSettings(temperature=1.0, samples=2), [QUESTION])
+
+
+def test_a_call_reads_no_file_of_a_model(tmp_path: Path) -> None:
+    """A server makes a call for every request: a configuration takes transformers milliseconds."""
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    served = fleet(model=str(folder))
+    folder.rename(tmp_path / "gone")
+    settings = CallSettings(temperature=0.0, max_new_tokens=8)
+    assert served.call(served.models["sequential"], settings, [QUESTION]).questions == [QUESTION]
