@@ -95,6 +95,7 @@ def _serve(name: str, fields: Mapping[str, Any], connection: Connection) -> None
             host=_HOST,
             port=0,
             drain_seconds=_DRAIN_SECONDS,
+            send_seconds=limits.send_seconds,
             tell=lambda line: None,
             on_ready=ready.put,
         )

@@ -121,7 +121,9 @@ def test_a_small_piece_of_a_stream_leaves_at_once() -> None:
     app.state.endpoint = SimpleNamespace(teams=SimpleNamespace(start=load, is_ready=False))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    run = partial(run_server, app, host="127.0.0.1", port=port, drain_seconds=1, tell=print, on_ready=print)
+    run = partial(
+        run_server, app, host="127.0.0.1", port=port, drain_seconds=1, send_seconds=1, tell=print, on_ready=print
+    )
     with ThreadPoolExecutor(1) as threads:
         serving = threads.submit(run)
         try:
