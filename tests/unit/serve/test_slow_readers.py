@@ -36,11 +36,12 @@ class EndlessApp:
 
 
 @pytest.fixture
-def port() -> Iterator[tuple[int, EndlessApp]]:
+def port(request: pytest.FixtureRequest) -> Iterator[tuple[int, EndlessApp]]:
+    """The port of an endless app, whose clients have as many seconds as the parameter."""
     app = EndlessApp()
     config = uvicorn.Config(app, lifespan="off", log_level="error", ws="none", timeout_graceful_shutdown=1)
     app.server = uvicorn.Server(config)
-    listener = listen("127.0.0.1", 0, send_seconds=1)
+    listener = listen("127.0.0.1", 0, send_seconds=request.param)
     thread = threading.Thread(target=app.server.run, args=([listener],), daemon=True)
     thread.start()
     yield listener.getsockname()[1], app
@@ -48,6 +49,7 @@ def port() -> Iterator[tuple[int, EndlessApp]]:
     thread.join()
 
 
+@pytest.mark.parametrize("port", [1.0], indirect=True)
 def test_its_connection_is_closed(port: tuple[int, EndlessApp]) -> None:
     number, app = port
     with socket.create_connection(("127.0.0.1", number)) as client:
@@ -57,11 +59,13 @@ def test_its_connection_is_closed(port: tuple[int, EndlessApp]) -> None:
         assert not app.server.server_state.connections
 
 
+@pytest.mark.parametrize("port", [4.0], indirect=True)
 def test_one_that_reads_slowly_is_served_on(port: tuple[int, EndlessApp]) -> None:
+    """For longer than a client may take nothing."""
     number, app = port
     with socket.create_connection(("127.0.0.1", number)) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        for _ in range(10):
+        for _ in range(20):
             time.sleep(0.25)
             assert len(client.recv(2**22)) > 0
         assert not app.ended.is_set()
