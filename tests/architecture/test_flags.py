@@ -131,6 +131,7 @@ BENCHMARKS = {
         --model --topology --method --task --limit --latent-steps --max-new-tokens --dtype --runtime --concurrency
         --json
     """,
+    "serve-replicas": "--requests --clients --model --topology --latent-steps --max-new-tokens --json",
     "serve-faults": """
         --kinds --requests --clients --after --model --topology --latent-steps --max-new-tokens --json
     """,
