@@ -1,0 +1,1 @@
+"""Training studies of the embedded model: see `docs/training.md`."""
