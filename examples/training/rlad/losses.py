@@ -45,8 +45,8 @@ def hint_reward(correct_N: Tensor) -> float:
 
 
 def kl_estimate(log_p_T: Tensor, reference_T: Tensor) -> Tensor:
-    """Return an estimate of KL(policy ‖ reference) from each drawn token: r − 1 − ln r with r = reference / policy, which
-    is never negative and has the right mean (Schulman 2020; GRPO, equation 4)."""
+    """Return an estimate of KL(policy ‖ reference) from each drawn token: r − 1 − ln r with r = reference / policy,
+    which is never negative and has the right mean (Schulman 2020; GRPO, equation 4)."""
     log_ratio_T = reference_T - log_p_T
     return log_ratio_T.exp() - 1 - log_ratio_T
 
@@ -73,8 +73,8 @@ def policy_loss(
     kl_T = kl_estimate(log_p_T, reference_T)
     loss = (-gain_T + settings.kl * kl_T - settings.entropy * entropy_T).mean()
     figures = {
-        "kl": float(kl_T.mean()),
-        "entropy": float(entropy_T.mean()),
+        "kl": float(kl_T.detach().mean()),
+        "entropy": float(entropy_T.detach().mean()),
         "clipped": float((ratio_T != clipped_T).float().mean()),
     }
     return loss, figures

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from examples.tiny_model.tokens import SPECIAL
-from examples.training.rlad.machine import MAX_VALUE, make_machine, rule_words
-from examples.training.rlad.prompts import hint_alone_prompt, hinter_prompt, solver_prompt
-from examples.training.rlad.teacher import ADVICE, leak_words
+from examples.training.rlad.task.machine import MAX_VALUE, make_machine, rule_words
+from examples.training.rlad.task.prompts import hint_alone_prompt, hinter_prompt, solver_prompt
+from examples.training.rlad.task.teacher import ADVICE, leak_words
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models.load import load_tokenizer
 from latentmas_ray.models.presets import untrained_model, wrap_tokenizer
@@ -86,23 +86,25 @@ def save_policy(folder: Path, shape: PolicyShape, weights: Mapping[str, Tensor])
     tokenizer.save_pretrained(folder)
 
 
-def load_policy(role: str, folder: Path) -> dict[str, Tensor]:
-    """Return the weights of the policy in a model folder. Raises ConfigError, its field `role`, if it does not fit: it
-    needs the tokenizer and the shape of this study's policies."""
-    expected = "it must be a folder that --export has written"
+def load_policy(field: str, role: str, folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the policy in a model folder. Raises ConfigError of this field if it does not fit: it needs
+    the tokenizer of this study's policies and the shape of those of its role."""
+    expected = "it must be a folder that examples.training.rlad.export wrote"
     if not (folder / "config.json").is_file():
-        raise ConfigError(role, str(folder), f"{expected}: there is no config.json")
+        raise ConfigError(field, str(folder), f"{expected}: there is no config.json")
     try:
         tokenizer = load_tokenizer(str(folder))
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ConfigError(role, str(folder), f"{expected}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(field, str(folder), f"{expected}: {str(error).splitlines()[0]}") from error
     if tokenizer.get_vocab() != make_tokenizer().get_vocab():
-        raise ConfigError(role, str(folder), f"{expected}: its tokenizer has other tokens than the policies of this study")
+        raise ConfigError(field, str(folder), f"{expected}: its tokenizer has other tokens")
     weights: dict[str, Tensor] = model.state_dict()
     own = SHAPES[role].first_model(make_tokenizer(), 0).state_dict()
     for name in sorted(own.keys() | weights.keys()):
         found, wanted = (tuple(one[name].shape) if name in one else None for one in (weights, own))
         if found != wanted:
-            raise ConfigError(role, str(folder), f"{expected} for the {role}: its {name} is {found} instead of {wanted}")
+            raise ConfigError(
+                field, str(folder), f"{expected} for the {role}: its {name} is {found} instead of {wanted}"
+            )
     return weights

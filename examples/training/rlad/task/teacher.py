@@ -6,7 +6,7 @@ is true of every puzzle, and sometimes it gives the answer away, which the leak 
 
 from random import Random
 
-from examples.training.rlad.machine import RULES, MachineProblem, rule_words
+from examples.training.rlad.task.machine import RULES, MachineProblem, rule_words
 
 ADVICE = (
     "Compare what goes in with what comes out.",

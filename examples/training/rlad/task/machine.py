@@ -1,9 +1,8 @@
 """The task: a machine changes numbers by a rule that only examples show, and a number goes through it twice.
 
-A rule has one or two steps: add, take away, double, triple. The hint that helps is the rule in words; it says nothing about
-the number that goes in, so it cannot contain the answer. One example alone fits several rules (3 into 8: add 5, or
-double and add 2, or add 1 and double), so whoever looks at one only is often wrong: that is what the teacher does from
-whom the abstraction agent learns at first.
+A rule has one or two steps: add, take away, double, triple. The hint that helps is the rule in words; it says nothing
+about the number that goes in, so it cannot contain the answer. One example alone fits several rules (3 into 8: add 5,
+or double and add 2, or add 1 and double): the teacher of the warm start looks at one only, and is often wrong.
 """
 
 from collections.abc import Iterator, Sequence
