@@ -18,7 +18,7 @@ from examples.training.rlad.rewards import HintTrial, solver_texts, trial_of, ve
 from examples.training.rlad.settings import PlaySettings
 from examples.training.rlad.task.machine import MachineProblem, make_machine
 from examples.training.rlad.task.prompts import HINTER, SOLVER, hint_alone_prompt, hinter_prompt, solver_prompt
-from examples.training.rlad.warm_start import leaks
+from examples.training.rlad.warm_start import leaks, warm_rate
 
 PhaseName = Literal["propose", "fit", "solve"]
 _TEMPERATURE = 1.0
@@ -134,7 +134,8 @@ class Game:
             epoch, index = divmod(place, len(self._kept))
             order = Random(f"{self._seed} {step.round} {epoch}").sample(range(len(self._kept)), len(self._kept))
             batch.append(self._kept[order[index]])
-        return {**self._players.fit(HINTER, batch, self._settings.fit_rate), "fitted": len(batch)}
+        rate = self._settings.fit_rate * warm_rate(step.number, self._settings.fit_steps)
+        return {**self._players.fit(HINTER, batch, rate), "fitted": len(batch)}
 
     def _solve(self, step: GameStep, rng: Random) -> dict[str, float]:
         """Improve the solver on problems with a hint of the fixed abstraction agent, and some without."""

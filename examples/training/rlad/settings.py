@@ -28,9 +28,9 @@ class PlaySettings:
     num_answers: int = 8
     margin: float = 0.1
     leak_tries: int = 16
-    fit_steps: int = 120
+    fit_steps: int = 150
     fit_batch: int = 64
-    fit_rate: float = 0.25
+    fit_rate: float = 0.5  # at most, times the learning rates of the warm start; it rises and falls as theirs
     # Policy gradient: every `bare_every`-th problem of a step comes without a hint.
     solve_steps: int = 100
     solve_problems: int = 16

@@ -16,6 +16,7 @@ from examples.training.rlad.settings import WarmSettings
 from examples.training.rlad.task.machine import MachineProblem, RuleStep, problems, rule_words
 from examples.training.rlad.task.prompts import SOLVER, solver_prompt
 from examples.training.rlad.warm_start import WarmTexts
+from examples.training.studies.folder import pack, unpack
 from latentmas_ray.errors import ConfigError
 
 PROMPTS = [
@@ -88,7 +89,7 @@ def test_the_policy_gradient_makes_rewarded_texts_likelier() -> None:
 def test_a_learner_continues_from_its_state() -> None:
     texts, one, other = _texts(), Learner(SOLVER, 1), Learner(SOLVER, 1)
     one.fit(texts, 1.0)
-    other.load(one.state())
+    other.load(unpack(pack(one.state())))
     assert other.fit(texts, 1.0) == one.fit(texts, 1.0)
     for name, value in one.weights().items():
         assert torch.equal(value, other.weights()[name])
