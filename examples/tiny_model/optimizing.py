@@ -1,4 +1,4 @@
-"""The optimizers of the embedded model: float32 master weights of a model that computes in bfloat16."""
+"""The optimizers of the embedded models: float32 master weights of a model that computes in bfloat16 or float32."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,20 +14,21 @@ _MAX_NORM = 1.0  # of all gradients together
 class MasterWeights:
     """Trains a model in place: Muon for the matrices of the layers, AdamW for embeddings, the output matrix and norms.
 
-    Sets the model's weights to bfloat16 and changes them at every `step`; `masters` are theirs in float32.
+    Sets the model's weights to `dtype` and changes them at every `step`; `masters` are theirs in float32. `embed_rate`
+    is the learning rate of the input embeddings; the usual one is for those of `first_weights`, which are large.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, *, dtype: torch.dtype = torch.bfloat16, embed_rate: float = _EMBED_RATE) -> None:
+        self._model, self._rates = model, (_MUON_RATE, embed_rate, _ADAM_RATE)
         self.masters: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in model.named_parameters()}
         for p in model.parameters():
-            p.data = p.data.bfloat16()
+            p.data = p.data.to(dtype, copy=True)
         hidden = [m for name, m in self.masters.items() if m.ndim == 2 and "layers" in name]
         embedded = [m for name, m in self.masters.items() if "embed" in name]
         others = [m for name, m in self.masters.items() if "lm_head" in name or m.ndim == 1]
         self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(embedded, lr=_EMBED_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.AdamW(embedded, lr=embed_rate, betas=(0.9, 0.95), weight_decay=0.0),
             torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
         ]
 
@@ -45,7 +46,7 @@ class MasterWeights:
         if change_gradients is not None:
             change_gradients(gradients)
         clip_grad_norm_(self.masters.values(), _MAX_NORM)
-        for optimizer, base in zip(self._optimizers, (_MUON_RATE, _EMBED_RATE, _ADAM_RATE), strict=True):
+        for optimizer, base in zip(self._optimizers, self._rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * rate
             optimizer.step()

@@ -30,6 +30,7 @@ class CellResult:
 
     figures: Mapping[str, Any]
     weights: Mapping[str, Tensor] | None = None
+    actors_cpu_seconds: float = 0.0  # of actors that the cell started, in addition to those of its own process
 
 
 class CellRun:

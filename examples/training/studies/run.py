@@ -163,4 +163,5 @@ def _compute(
     weights = {name: unpack(blob) for name, blob in zip(cell.after, blobs, strict=True)}
     result = function(CellRun(cell, weights, resumed, write=write, save_seconds=save_seconds))
     packed = None if result.weights is None else pack(dict(result.weights))
-    return dict(result.figures), packed, time.process_time() - begin, ray.util.get_node_ip_address()
+    seconds = time.process_time() - begin + result.actors_cpu_seconds
+    return dict(result.figures), packed, seconds, ray.util.get_node_ip_address()
