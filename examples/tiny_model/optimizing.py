@@ -14,22 +14,28 @@ _MAX_NORM = 1.0  # of all gradients together
 class MasterWeights:
     """Trains a model in place: Muon for the matrices of the layers, AdamW for embeddings, the output matrix and norms.
 
-    Sets the model's weights to bfloat16 and changes them at every `step`; `masters` are theirs in float32.
+    Sets the model's weights to bfloat16 and changes them at every `step`; `masters` are theirs in float32. Weights whose
+    name `is_trained` refuses stay as they are, have no gradients and no masters.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, is_trained: Callable[[str], bool] = lambda _: True) -> None:
         self._model = model
-        self.masters: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in model.named_parameters()}
-        for p in model.parameters():
+        trained = {name: p for name, p in model.named_parameters() if is_trained(name)}
+        self.masters: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in trained.items()}
+        for name, p in model.named_parameters():
             p.data = p.data.bfloat16()
+            p.requires_grad_(name in trained)
         hidden = [m for name, m in self.masters.items() if m.ndim == 2 and "layers" in name]
         embedded = [m for name, m in self.masters.items() if "embed" in name]
         others = [m for name, m in self.masters.items() if "lm_head" in name or m.ndim == 1]
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(embedded, lr=_EMBED_RATE, betas=(0.9, 0.95), weight_decay=0.0),
-            torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01)
         ]
+        self._rates = [_MUON_RATE]
+        for some, rate in ((embedded, _EMBED_RATE), (others, _ADAM_RATE)):
+            if some:
+                self._optimizers.append(torch.optim.AdamW(some, lr=rate, betas=(0.9, 0.95), weight_decay=0.0))
+                self._rates.append(rate)
 
     def step(self, rate: float, change_gradients: Callable[[Mapping[str, Tensor]], None] | None = None) -> None:
         """Take a step along the model's gradients, which are removed, with `rate` times the usual learning rates.
@@ -45,7 +51,7 @@ class MasterWeights:
         if change_gradients is not None:
             change_gradients(gradients)
         clip_grad_norm_(self.masters.values(), _MAX_NORM)
-        for optimizer, base in zip(self._optimizers, (_MUON_RATE, _EMBED_RATE, _ADAM_RATE), strict=True):
+        for optimizer, base in zip(self._optimizers, self._rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * rate
             optimizer.step()
