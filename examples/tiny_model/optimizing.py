@@ -14,8 +14,8 @@ _MAX_NORM = 1.0  # of all gradients together
 class MasterWeights:
     """Trains a model in place: Muon for the matrices of the layers, AdamW for embeddings, the output matrix and norms.
 
-    Sets the model's weights to bfloat16 and changes them at every `step`; `masters` are theirs in float32. Weights whose
-    name `is_trained` refuses stay as they are, have no gradients and no masters.
+    Sets the model's weights to bfloat16 and changes them at every `step`; `masters` are theirs in float32. Those
+    whose names `is_trained` refuses stay as they are, and have no masters.
     """
 
     def __init__(self, model: Any, is_trained: Callable[[str], bool] = lambda _: True) -> None:

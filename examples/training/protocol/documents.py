@@ -1,4 +1,4 @@
-"""Training documents of agents that think: their prompts, what their thoughts may aim at, and questions to their reader.
+"""Training documents of agents that think: prompts, what thoughts may aim at, and questions to their reader.
 
 The reader gets what a `--memory` control hands over: the whole memory, thoughts alone, another question's memory, or
 none. Prompts and answers are those of the built-in topologies.

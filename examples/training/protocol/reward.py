@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.tiny_model.run import means
 from examples.training.protocol.documents import Branch, DocumentWriter, ThinkingDocument, ThinkingMix
+from examples.training.protocol.loop import run_steps
 from examples.training.protocol.model import TrainedModel
 from examples.training.protocol.rollout import Realigning, ThoughtNoise, extend, hidden_states, think
 from examples.training.protocol.rows import ThoughtRows, pack_thinking
@@ -24,7 +24,7 @@ from examples.training.protocol.train import NUM_TOKENS
 from examples.training.studies.cell import CellResult, CellRun
 from latentmas_ray.tasks import grade
 
-_REPORT_STEPS = 10
+_WARM_UP = 10
 _IGNORED = -100
 
 
@@ -55,30 +55,15 @@ class RewardTraining:
 
 
 def reward_cell(run: CellRun) -> CellResult:
-    """Train the weights of the cell that this one comes after by grades; its settings are a `RewardTraining`.
-
-    Figures: `history`, the means of every ten steps, and `final`, those of the last.
-    """
+    """Train the weights of the cell that this one comes after by grades; its settings are a `RewardTraining`. Figures
+    are those of `run_steps`."""
     settings = RewardTraining.from_json(run.cell.settings["reward"])
     trained, reference = TrainedModel(run.start), TrainedModel(run.start)
-    state = {"step": 0, "history": [], "recent": []} if run.resumed is None else run.resumed
-    if run.resumed is not None:
-        trained.optimized.load(state["optimized"])
-    history, recent = list(state["history"]), list(state["recent"])
-    for step in range(state["step"], settings.num_steps):
-        recent.append(reward_step(trained, reference, settings, run.cell.seed, step))
-        if (step + 1) % _REPORT_STEPS == 0 or step + 1 == settings.num_steps:
-            history.append({"step": step + 1, **means(recent)})
-            recent = []
-        run.save(
-            lambda done=step + 1: {  # type: ignore[misc]
-                "step": done,
-                "history": list(history),
-                "recent": list(recent),
-                "optimized": trained.optimized.state(),
-            }
-        )
-    return CellResult(figures={"history": history, "final": history[-1]}, weights=trained.weights())
+
+    def take_step(step: int) -> dict[str, float]:
+        return reward_step(trained, reference, settings, run.cell.seed, step)
+
+    return run_steps(run, trained, settings.num_steps, take_step)
 
 
 def reward_step(
@@ -109,7 +94,7 @@ def reward_step(
         gained = -(weight_N * log_N).sum() / (len(rewards_A) * settings.max_answer)
         kl = (ratio_N.exp() - ratio_N - 1).mean()
         (gained + settings.kl * kl).backward()
-    trained.optimized.step(settings.rate * min(1.0, (step + 1) / _REPORT_STEPS))
+    trained.optimized.step(settings.rate * min(1.0, (step + 1) / _WARM_UP))
     return {
         "reward": float(rewards_A.mean()),
         "mixed groups": float((advantages_A != 0).float().mean()),

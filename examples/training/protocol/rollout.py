@@ -153,7 +153,7 @@ def hidden_states(
     through which gradients pass one step back; each further forward adds a step. `depth` 0 trains what agents write to
     their memory while they think, and nothing of what they think.
     """
-    is_thought_BT = rows.is_thought_BT
+    is_thought_BT = rows.is_thought
     fed_BTE = embedded_BTE
     for _ in range(depth if rows.num_thoughts else 0):
         hidden_BTE = forward(model, fed_BTE, rows.rows.positions_BT, visible)

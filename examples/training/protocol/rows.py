@@ -33,8 +33,8 @@ class ThoughtRows:
     groups_BT: Tensor
 
     @property
-    def is_thought_BT(self) -> Tensor:
-        """True where a thought is fed."""
+    def is_thought(self) -> Tensor:
+        """[B, T]: True where a thought is fed."""
         return self.rows.soft_BT.bool()
 
 
@@ -124,7 +124,7 @@ def pack_thinking(
 
 
 def join(thinking: ThoughtRows, others: Rows) -> ThoughtRows:
-    """Return the rows of both; in `others` nobody thinks, and their soft tokens are read as the tokens that they are."""
+    """Return the rows of both. `others` have no thoughts; soft tokens in them are read as the tokens that they are."""
     num = len(others.ids_BT)
     plain = replace(others, soft_BT=torch.zeros_like(others.soft_BT), kinds_BT=torch.full_like(others.kinds_BT, -1))
     names = ("ids_BT", "positions_BT", "targets_BT", "own_BT", "reads_BT", "shares_BT", "kinds_BT", "soft_BT")

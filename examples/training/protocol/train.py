@@ -10,8 +10,8 @@ import torch
 from examples.tiny_model.document import Mix
 from examples.tiny_model.layouts import TranscriptWriter
 from examples.tiny_model.packing import pack
-from examples.tiny_model.run import means
 from examples.training.protocol.documents import DocumentWriter, ThinkingMix
+from examples.training.protocol.loop import run_steps
 from examples.training.protocol.losses import LossWeights, aim_loss, answer_losses, total_loss
 from examples.training.protocol.model import DESIGN, TrainedModel
 from examples.training.protocol.rollout import Realigning, embed, hidden_states, think
@@ -19,7 +19,6 @@ from examples.training.protocol.rows import ThoughtRows, join, pack_thinking
 from examples.training.studies.cell import CellResult, CellRun
 
 NUM_TOKENS = 512
-_REPORT_STEPS = 10
 _WARM_UP = 10
 # Without thoughts: what the model could before, so that it does not forget it.
 _OLD_MIX = Mix(recall=0.1, drill=0.2, chain=0.4, soft=0.0, blind=0.05, solo=0.9)
@@ -64,28 +63,14 @@ class ThoughtTraining:
 
 def train_cell(run: CellRun) -> CellResult:
     """Train a cell whose settings are those of a `ThoughtTraining`, from `tiny` or from the cell that it comes after.
-
-    Figures: `history`, the means of every ten steps, and `final`, those of the last.
-    """
+    Figures are those of `run_steps`."""
     settings = ThoughtTraining.from_json(run.cell.settings["training"])
     trained = TrainedModel(run.start if run.cell.after else None)
-    state = {"step": 0, "history": []} if run.resumed is None else run.resumed
-    if run.resumed is not None:
-        trained.optimized.load(state["optimized"])
-    history, recent = list(state["history"]), list(state.get("recent", []))
-    for step in range(state["step"], settings.num_steps):
-        recent.append(train_step(trained, settings, run.cell.seed, step))
-        if (step + 1) % _REPORT_STEPS == 0 or step + 1 == settings.num_steps:
-            history.append({"step": step + 1, **means(recent)})
-            recent = []
-        run.save(lambda done=step + 1: _state(trained, done, history, recent))
-    return CellResult(figures={"history": history, "final": history[-1]}, weights=trained.weights())
 
+    def take_step(step: int) -> dict[str, float]:
+        return train_step(trained, settings, run.cell.seed, step)
 
-def _state(
-    trained: TrainedModel, step: int, history: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]
-) -> dict[str, Any]:
-    return {"step": step, "history": list(history), "recent": list(recent), "optimized": trained.optimized.state()}
+    return run_steps(run, trained, settings.num_steps, take_step)
 
 
 def train_step(trained: TrainedModel, settings: ThoughtTraining, seed: int, step: int) -> dict[str, float]:
