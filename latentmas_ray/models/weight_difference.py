@@ -87,14 +87,20 @@ def decoded_folder(name: str, base: Path, folder: Path) -> Path:
     return cached
 
 
+def make_folder(made: Path, base: Path, difference: Path) -> None:
+    """Write the files of a model folder into `made`: the base's own, with the decoded weights. Raises OSError, and
+    KeyError, RuntimeError or SafetensorError for a damaged file."""
+    weights = decode(load_file(base / WEIGHTS), load_file(difference))
+    for path in base.iterdir():
+        if path.name not in (WEIGHTS, "README.md"):
+            shutil.copyfile(path, made / path.name)
+    save_file(weights, made / WEIGHTS, metadata={"format": "pt"})
+
+
 def _made(made: Path, name: str, base: Path, folder: Path) -> Path:
-    """Write the files of a model folder: the base's own, with the decoded weights. Removes `made` if that fails."""
+    """Return `made` with the model in it. Removes it if that fails."""
     try:
-        weights = decode(load_file(base / WEIGHTS), load_file(folder / DIFFERENCE))
-        for path in base.iterdir():
-            if path.name not in (WEIGHTS, "README.md"):
-                shutil.copyfile(path, made / path.name)
-        save_file(weights, made / WEIGHTS, metadata={"format": "pt"})
+        make_folder(made, base, folder / DIFFERENCE)
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, KeyError | RuntimeError | SafetensorError):
