@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.training.studies.cell import CellResult, CellRun
 from examples.training.studies.intervals import accuracy_of, pack_verdicts
 from latentmas_ray import LatentMAS
-from latentmas_ray.models.names import find_path
+from latentmas_ray.models.names import EMBEDDED_FOLDER
 from latentmas_ray.tasks import load_questions
 
 TEAMS = {"notes": "hierarchical", "chain": "sequential"}
@@ -37,11 +37,10 @@ def judge_cell(run: CellRun) -> CellResult:
 
 def load_judged(weights: Mapping[str, Tensor] | None) -> tuple[Any, Any]:
     """Return `tiny` in bfloat16, with `weights` in place of its own where there are some, and its tokenizer."""
-    folder = find_path("tiny")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_FOLDER, dtype=torch.bfloat16, trust_remote_code=False)
     if weights is not None:
         model.load_state_dict(dict(weights), strict=False)  # rounds to bfloat16
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(EMBEDDED_FOLDER, trust_remote_code=False)
 
 
 def judge(model: Any, tokenizer: Any, settings: Mapping[str, Any], steps: int) -> str:

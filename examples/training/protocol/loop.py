@@ -18,7 +18,9 @@ def run_steps(
     The result has the trained weights, and as figures `history`, the means of every ten steps, and `final`, the last
     of them.
     """
-    begin, history, recent = 0, [], []
+    begin = 0
+    history: list[dict[str, float]] = []
+    recent: list[dict[str, float]] = []
     if run.resumed is not None:
         begin, history, recent = (run.resumed[name] for name in ("step", "history", "recent"))
         trained.optimized.load(run.resumed["optimized"])

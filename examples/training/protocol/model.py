@@ -16,7 +16,7 @@ from examples.tiny_model.designs import DESIGNS
 from examples.tiny_model.first_weights import draw_tokens
 from examples.tiny_model.optimizing import MasterWeights
 from examples.tiny_model.tokens import word_id
-from latentmas_ray.models.names import find_path
+from latentmas_ray.models.names import EMBEDDED_FOLDER
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, TRAIN_NAMES
 
 DESIGN = DESIGNS["tiny"]
@@ -29,7 +29,9 @@ class TrainedModel:
     def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """Load the shipped weights; `weights` of layers replace some of them."""
         self.tokenizer: Tokenizer = DESIGN.train_tokenizer()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(find_path("tiny"), dtype=torch.float32)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            EMBEDDED_FOLDER, dtype=torch.float32, trust_remote_code=False
+        )
         if weights is not None:
             self.model.load_state_dict(dict(weights), strict=False)
         self.optimized = MasterWeights(self.model, lambda name: name not in EMBEDDINGS)

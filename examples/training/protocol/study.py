@@ -30,14 +30,14 @@ _LEAST_QUESTIONS, _MAX_QUESTIONS = 2, 1000  # `deranged` needs another one; the 
 _FEW_STEPS = (10, 40)
 _NO_AIM = ThinkingMix(aim="none")
 _TRAININGS: Mapping[str, ThoughtTraining] = {
-    MAIN: ThoughtTraining(num_steps=900, num_taught=200),
+    MAIN: ThoughtTraining(num_steps=700, num_taught=150),
     # What each part is for: each lacks one thing, and is as long as half of the main training.
-    "half": ThoughtTraining(num_steps=450, num_taught=100),
-    "answers-alone": ThoughtTraining(num_steps=450, mix=_NO_AIM, losses=LossWeights(aim=0.0)),
-    "no-gradient": ThoughtTraining(num_steps=450, num_taught=100, depth=0),
-    "no-guard": ThoughtTraining(num_steps=450, num_taught=100, losses=LossWeights(guard=0.0)),
+    "half": ThoughtTraining(num_steps=350, num_taught=75),
+    "answers-alone": ThoughtTraining(num_steps=350, mix=_NO_AIM, losses=LossWeights(aim=0.0)),
+    "no-gradient": ThoughtTraining(num_steps=350, num_taught=75, depth=0),
+    "no-guard": ThoughtTraining(num_steps=350, num_taught=75, losses=LossWeights(guard=0.0)),
 }
-_REWARD = RewardTraining(num_steps=200)
+_REWARD = RewardTraining(num_steps=150)
 
 
 def compute(run: CellRun) -> CellResult:
