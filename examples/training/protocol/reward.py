@@ -72,7 +72,7 @@ def reward_step(
     """Run one step: answer, grade, and change the weights. Return the mean reward and the parts of the loss."""
     rng, generator = Random(f"reward {seed} {step}"), torch.Generator().manual_seed(seed * 1_000_000 + step)
     num_thoughts = rng.choice(settings.thoughts)
-    asked = _Asked(trained, settings, rng, num_thoughts)
+    asked = _AskedRows(trained, settings, rng, num_thoughts)
     rows, visible = asked.rows, asked.rows.rows.visible
     names = torch.Generator().manual_seed(seed * 1_000_000 + step)
     with trained.renamed(names), reference.renamed(names.manual_seed(seed * 1_000_000 + step)):
@@ -103,7 +103,7 @@ def reward_step(
     }
 
 
-class _Asked:
+class _AskedRows:
     """The rows of a step: every document several times in turn, its answers empty, and all questions numbered."""
 
     def __init__(self, trained: TrainedModel, settings: RewardTraining, rng: Random, num_thoughts: int) -> None:
