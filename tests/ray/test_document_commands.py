@@ -83,3 +83,62 @@ NOT_RUN = {
     ),
     "python -m examples.training.front_loading runs/front_loading": _TRAINING,
     "python -m examples.training.front_loading runs/front_loading --address HOST:PORT": _TRAINING,
+    "python -m examples.training.protocol runs/protocol": (
+        "it trains for hours; tests/ray/test_training_protocol.py runs it with --minute"
+    ),
+    "python -m benchmarks scaling": _MINUTES,
+    "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
+    "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,
+    "python -m benchmarks scaling --no-throughput --actors 64": _MINUTES,
+    "python -m benchmarks scaling --address HOST:PORT": _A_CLUSTER,
+}
+# Longer than a few seconds: models are loaded and run.
+_LONG = re.compile(r"latentmas (ask|demo|eval)\b")
+_TIME = re.compile(r"\d+(\.\d+)? (ms|s|min)\b")
+
+BLOCKS = {
+    f"{document}-{number}": block for document in DOCUMENTS for number, block in enumerate(shell_blocks(document))
+}
+COMMANDS = {line for block in BLOCKS.values() for line in block.commands}
+
+
+def run_of(block: Block) -> list[str]:
+    return [line for line in block.commands if line not in NOT_RUN]
+
+
+def test_every_command_is_run_or_has_its_reason() -> None:
+    assert set(NOT_RUN) - COMMANDS == set(), "these stand in no document any more"
+    assert [line for line in COMMANDS - set(NOT_RUN) if not line.startswith("latentmas ")] == []
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=name, marks=[pytest.mark.slow] * any(map(_LONG.match, run_of(block))))
+        for name, block in BLOCKS.items()
+        if run_of(block)
+    ],
+)
+def test_commands_run_as_shown(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for line in run_of(block):
+        capfd.readouterr()
+        code = main(shlex.split(line)[1:])
+        out, err = capfd.readouterr()
+        assert code == 0, f"{line}\n{err}"
+        # A plan for other machines is right where vLLM is missing, and says that it is.
+        notes = [one for one in err.splitlines() if "note: " in one and "vLLM is not installed here" not in one]
+        assert notes == []
+    if block.output is not None:
+        shown, printed = _plain(block.output), _plain(out)
+        assert printed[: len(shown)] == shown
+
+
+def _plain(text: str) -> list[str]:
+    """The lines that are not empty, without times and without what aligns them."""
+    lines = (" ".join(_TIME.sub("TIME", line).replace("─", "").split()) for line in text.splitlines())
+    return [line for line in lines if line]
