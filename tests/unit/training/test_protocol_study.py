@@ -151,8 +151,8 @@ def test_a_training_s_settings_are_those_of_its_cell() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--questions", "1"], "--questions: got 1; it must be from 2 to 1000"),
-        (["--questions", "2000"], "--questions: got 2000; it must be from 2 to 1000"),
+        (["--questions", "1"], "--questions: got '1'; it must be from 2 to 1000"),
+        (["--questions", "2000"], "--questions: got '2000'; it must be from 2 to 1000"),
         (["--only", "judge-huge-*"], "--only: got 'judge-huge-*'; it must match a cell"),
     ],
 )
