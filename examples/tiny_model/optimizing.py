@@ -14,23 +14,36 @@ _MAX_NORM = 1.0  # of all gradients together
 class MasterWeights:
     """Trains a model in place: Muon for the matrices of the layers, AdamW for embeddings, the output matrix and norms.
 
-    Sets the model's weights to `dtype` and changes them at every `step`; `masters` are theirs in float32. `embed_rate`
-    is the learning rate of the input embeddings; the usual one is for those of `first_weights`, which are large.
+    Sets the model's weights to `dtype` and changes them at every `step`; `masters` are theirs in float32. Those whose
+    names `is_trained` refuses have no masters and are not changed. `embed_rate` is the learning rate of the input
+    embeddings; the usual one is for those of `first_weights`, which are large.
     """
 
-    def __init__(self, model: Any, *, dtype: torch.dtype = torch.bfloat16, embed_rate: float = _EMBED_RATE) -> None:
-        self._model, self._rates = model, (_MUON_RATE, embed_rate, _ADAM_RATE)
-        self.masters: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in model.named_parameters()}
-        for p in model.parameters():
+    def __init__(
+        self,
+        model: Any,
+        is_trained: Callable[[str], bool] = lambda _: True,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        embed_rate: float = _EMBED_RATE,
+    ) -> None:
+        self._model = model
+        trained = {name: p for name, p in model.named_parameters() if is_trained(name)}
+        self.masters: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in trained.items()}
+        for name, p in model.named_parameters():
             p.data = p.data.to(dtype, copy=True)
+            p.requires_grad_(name in trained)
         hidden = [m for name, m in self.masters.items() if m.ndim == 2 and "layers" in name]
         embedded = [m for name, m in self.masters.items() if "embed" in name]
         others = [m for name, m in self.masters.items() if "lm_head" in name or m.ndim == 1]
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(embedded, lr=embed_rate, betas=(0.9, 0.95), weight_decay=0.0),
-            torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01)
         ]
+        self._rates = [_MUON_RATE]
+        for some, rate in ((embedded, embed_rate), (others, _ADAM_RATE)):
+            if some:
+                self._optimizers.append(torch.optim.AdamW(some, lr=rate, betas=(0.9, 0.95), weight_decay=0.0))
+                self._rates.append(rate)
 
     def step(self, rate: float, change_gradients: Callable[[Mapping[str, Tensor]], None] | None = None) -> None:
         """Take a step along the model's gradients, which are removed, with `rate` times the usual learning rates.

@@ -34,7 +34,7 @@ from latentmas_ray.models.devices import (
     shard_arguments,
 )
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.names import check_name, check_place, find_path
+from latentmas_ray.models.names import check_name, check_place, find_path, model_folder
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
@@ -232,5 +232,5 @@ def _free_bytes(gpu: int) -> int:
 
 def location_of(name: str) -> str:
     """The folder of a model, or its hub id, for the libraries that read it."""
-    path = find_path(name)
+    path = model_folder(name)
     return name if path is None else str(path)

@@ -11,6 +11,7 @@ from latentmas_ray.paths import expand_home
 
 _WEIGHTS = Path(__file__).parent / "weights"
 EMBEDDED_FOLDER = _WEIGHTS / EMBEDDED_MODEL
+_BASES = {"tiny-latent": EMBEDDED_MODEL}  # of embedded models that are stored as a difference to another
 _MAX_HUB_ID_CHARS = 96
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _FILE_ENDING = re.compile(r"\.(safetensors|bin|gguf|ggml|pt|pth|ckpt|onnx|json|zip|gz|tar)", re.I)
@@ -69,7 +70,9 @@ def known_positions(name: str, revision: str | None = None) -> int | None:
     """The number of positions of a model that `check_name` has accepted, from its configuration alone; None without a
     limit. Raises ModelError."""
     if name in EMBEDDED_MODELS:
-        return int(json.loads((_WEIGHTS / name / "config.json").read_text())["max_position_embeddings"])
+        return int(
+            json.loads((_WEIGHTS / _BASES.get(name, name) / "config.json").read_text())["max_position_embeddings"]
+        )
     from latentmas_ray.models.kv_spec import max_positions
     from latentmas_ray.models.load import load_config
 
@@ -102,6 +105,16 @@ def absolute_name(name: str) -> str:
     """The name for processes with another working directory: folders become absolute paths."""
     path = None if name in EMBEDDED_MODELS else find_path(name)
     return name if path is None else str(path.absolute())
+
+
+def model_folder(name: str) -> Path | None:
+    """The file or folder from which a model of this name is loaded, or None if there is none: that of `find_path`, and
+    of an embedded model that is stored as a difference the decoded one. Raises ModelError."""
+    if name not in _BASES:
+        return find_path(name)
+    from latentmas_ray.models.weight_difference import decoded_folder  # needs torch
+
+    return decoded_folder(name, _WEIGHTS / _BASES[name], _WEIGHTS / name)
 
 
 def find_path(name: str) -> Path | None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from latentmas_ray.config.choices import SamplerName
 from latentmas_ray.env import enter_launched_group, prepare_vllm
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.models.names import find_path
+from latentmas_ray.models.names import model_folder
 from latentmas_ray.vllm.installed import HOW_TO_INSTALL, known_fields, require_vllm
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _start(
     is_cpu = computes_on_cpu()
     if is_cpu and torch.cuda.is_available():
         _log.warning("the build of vLLM that is installed is for CPUs: it does not use the GPU (%s)", HOW_TO_INSTALL)
-    path = find_path(model)
+    path = model_folder(model)
     arguments = {
         "model": model if path is None else str(path),
         "skip_tokenizer_init": True,

@@ -83,6 +83,9 @@ NOT_RUN = {
     ),
     "python -m examples.training.front_loading runs/front_loading": _TRAINING,
     "python -m examples.training.front_loading runs/front_loading --address HOST:PORT": _TRAINING,
+    "python -m examples.training.protocol runs/protocol": (
+        "it trains for hours; tests/ray/test_training_protocol.py runs it with --minute"
+    ),
     "python -m benchmarks scaling": _MINUTES,
     "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
     "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,

@@ -3,7 +3,7 @@
 import torch
 
 from latentmas_ray.models.load import load_weights, read_config
-from latentmas_ray.models.names import find_path
+from latentmas_ray.models.names import model_folder
 
 _ENDINGS = (".safetensors", ".bin", ".index.json")
 
@@ -11,7 +11,7 @@ _ENDINGS = (".safetensors", ".bin", ".index.json")
 def check_weights(name: str) -> str:
     """Compare the names and shapes of a folder's weights with its configuration. Returns what was found, in a few
     words. Raises ModelError for weights that are incomplete, of other shapes, or damaged."""
-    path = find_path(name)
+    path = model_folder(name)
     if path is None:
         return "not looked at: of a hub id they would be fetched"
     if not any(one.name.endswith(_ENDINGS) for one in path.iterdir()):
