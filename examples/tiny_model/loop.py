@@ -4,7 +4,7 @@ Forward and gradients are in bfloat16, the master weights in float32.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,11 +14,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
 
 from examples.tiny_model.document import KINDS, Mix
 from examples.tiny_model.first_weights import draw_tokens
 from examples.tiny_model.layouts import TranscriptWriter
+from examples.tiny_model.optimizing import MasterWeights
 from examples.tiny_model.packing import Rows, pack
 from examples.tiny_model.soft import soft_embeddings
 from examples.tiny_model.texts import CHATML, TurnMarks
@@ -29,7 +29,6 @@ _WARM_UP = 30
 _DECAY_FROM = 0.55  # share of the steps with a constant rate, during which the number of steps can still be changed
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _NEW_NAMES_FROM = 320
-_MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
 
 
 @dataclass(frozen=True)
@@ -68,20 +67,11 @@ class Trainer:
     ) -> None:
         self.model, self.settings, self.progress = model, settings, TrainingProgress()
         self.tokenizer, self._mix_at, self._marks = tokenizer, mix_at, marks
-        self._masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
-        for p in model.parameters():
-            p.data = p.data.bfloat16()
+        self._weights = MasterWeights(model)
+        self._masters = self._weights.masters
         self._trained_names = [word_id(tokenizer, name) for name in TRAIN_NAMES]
         self._names = [*self._trained_names, *(word_id(tokenizer, name) for name in HELD_OUT_NAMES)]
         self._first = {name: self._masters[name][self._names].clone() for name in _MATRICES}
-        hidden = [m for name, m in self._masters.items() if m.ndim == 2 and "layers" in name]
-        embedded = [m for name, m in self._masters.items() if "embed" in name]
-        others = [m for name, m in self._masters.items() if "lm_head" in name or m.ndim == 1]
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(embedded, lr=_EMBED_RATE, betas=(0.9, 0.95), weight_decay=0.0),
-            torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
         self._base = torch.compile(model.model, dynamic=False) if compiled else model.model
 
     def step(self) -> dict[str, float]:
@@ -94,7 +84,7 @@ class Trainer:
         rows = pack(writer, self._mix_at(step), settings.num_rows, settings.num_tokens)
         loss, figures = self._loss(rows)
         loss.backward()
-        self._update(self._rate(step))
+        self._weights.step(self._rate(step), self._share)
         self.progress.step += 1
         self.progress.seconds += time.perf_counter() - begin
         return {"loss": loss.item(), **figures}
@@ -128,27 +118,14 @@ class Trainer:
         soft_NE = soft_embeddings(matrix_VE, rows.ids_BT[is_soft], runs_N, generator)
         return embedded_BTE.masked_scatter(is_soft[..., None], soft_NE.to(embedded_BTE.dtype))
 
-    def _update(self, rate: float) -> None:
-        named = dict(self.model.named_parameters())
-        for name, master in self._masters.items():
-            master.grad = named[name].grad.float()
-            named[name].grad = None
-            if len(master) == self.tokenizer.get_vocab_size():
-                self._share(master.grad)
-        clip_grad_norm_(self._masters.values(), 1.0)
-        for optimizer, base in zip(self._optimizers, (_MUON_RATE, _EMBED_RATE, _ADAM_RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = base * rate
-            optimizer.step()
-        for name, master in self._masters.items():
-            named[name].data.copy_(master)
-
-    def _share(self, gradient_VE: Tensor) -> None:
+    def _share(self, gradients: Mapping[str, Tensor]) -> None:
         """Give all names, in both matrices, the mean gradient of the names in the data.
 
         So names differ from each other only in their random initial part, and held-out names are like the others.
         """
-        gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
+        for gradient_VE in gradients.values():
+            if len(gradient_VE) == self.tokenizer.get_vocab_size():
+                gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
 
     def _rename(self, generator: torch.Generator) -> None:
         """Replace the random part of every name for this step, in both matrices; the master weights are unchanged.
@@ -167,8 +144,7 @@ class Trainer:
         state = {
             "recipe": asdict(self.settings),
             "progress": asdict(self.progress),
-            "masters": self._masters,
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            **self._weights.state(),
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
@@ -178,12 +154,7 @@ class Trainer:
         """Load a state to resume from."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.progress = TrainingProgress(**state["progress"])
-        named = dict(self.model.named_parameters())
-        for name, master in self._masters.items():
-            master.copy_(state["masters"][name])
-            named[name].data.copy_(master)
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self._weights.load(state)
 
 
 def accuracies(is_right: Tensor, rows: Rows) -> dict[str, float]:

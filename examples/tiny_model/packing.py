@@ -4,6 +4,7 @@ Dimensions: B rows, T tokens per row. A token sees the earlier tokens of its own
 shared segments of its document.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,4 +109,25 @@ def pack(writer: TranscriptWriter, mix: Mix, num_rows: int, num_tokens: int) -> 
         while row.room >= _LEAST_ROOM and misses < 3:
             misses += not row.add(writer.document(mix, row.room))
         rows.append(row.padded())
-    return Rows(*(torch.tensor(column) for column in zip(*rows, strict=True)))
+    return _rows_of(rows)
+
+
+def pack_stream(documents: Iterator[Document], num_rows: int, num_tokens: int) -> Rows:
+    """Return `num_rows` rows of `num_tokens` tokens with the next documents, in their order.
+
+    The document that does not fit into the last row is taken and lost. Raises ValueError for one that no row can hold.
+    """
+    rows = []
+    document = next(documents)
+    for _ in range(num_rows):
+        row = _PackedRow(num_tokens)
+        while row.add(document):
+            document = next(documents)
+        if row.room == num_tokens:
+            raise ValueError(f"a document is longer than a row of {num_tokens} tokens")
+        rows.append(row.padded())
+    return _rows_of(rows)
+
+
+def _rows_of(columns: Sequence[tuple[list[int], ...]]) -> Rows:
+    return Rows(*(torch.tensor(column) for column in zip(*columns, strict=True)))

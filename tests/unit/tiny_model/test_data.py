@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from examples.tiny_model.designs import DESIGNS, Design
 from examples.tiny_model.document import Document, DocumentPart, Mix
 from examples.tiny_model.layouts import TranscriptWriter
-from examples.tiny_model.packing import Rows, pack
+from examples.tiny_model.packing import Rows, pack, pack_stream
 from examples.tiny_model.texts import (
     AGENTS,
     CHAIN_ROLES,
@@ -159,3 +159,17 @@ def test_the_same_seed_makes_the_same_rows(tokenizer: Tokenizer) -> None:
     assert torch.equal(first.ids_BT, second.ids_BT)
     assert not torch.equal(first.ids_BT, other.ids_BT)
     assert make_notes(Random(1), "train", (2,)) == make_notes(Random(1), "train", (2,))
+
+
+def test_a_stream_of_documents_fills_rows_in_its_order() -> None:
+    """Each document once, those that do not fit into a row at the beginning of the next."""
+    lengths = [30, 40, 40, 60, 10, 5, 50]
+    made = [Document([], [[DocumentPart([index + 3] * num, "drill")]], []) for index, num in enumerate(lengths)]
+    rows = pack_stream(iter(made), 3, 80)
+    placed = [[token - 3 for token in row if token] for row in rows.ids_BT.tolist()]
+    assert placed == [[0] * 30 + [1] * 40, [2] * 40, [3] * 60 + [4] * 10 + [5] * 5]
+    visible = rows.visible[0]
+    assert visible[29, 0]
+    assert not visible[30, 29]  # a document sees itself alone
+    with pytest.raises(ValueError, match="longer than a row of 20 tokens"):
+        pack_stream(iter(made), 1, 20)
