@@ -46,16 +46,16 @@ class PairBatch:
 class PairSource:
     """Two frozen models, and batches of pairs between them. Batch i of a seed is always the same."""
 
-    def __init__(self, settings: AdapterSettings) -> None:
+    def __init__(self, settings: AdapterSettings, *, dtype: str = "auto") -> None:
         """Raises ModelError for models that do not load or share too few words."""
         self.settings = settings
-        self.reader: LanguageModel = load_model(settings.reader)
+        self.reader: LanguageModel = load_model(settings.reader, dtype=dtype)
         for weight in self.reader.model.parameters():
             weight.requires_grad_(False)
         # The engine's own attention is for its cache; training has whole rows and a mask.
         self.reader.model.set_attn_implementation("sdpa")
         cache_dir = read_environment().cache_dir
-        self._writer = Engine(load_model(settings.writer), thoughts=settings.thoughts, cache_dir=cache_dir)
+        self._writer = Engine(load_model(settings.writer, dtype=dtype), thoughts=settings.thoughts, cache_dir=cache_dir)
         self.translator: Translator = make_translator(settings.writer, self.reader, cache_dir)
 
     @cached_property
@@ -77,7 +77,7 @@ class PairSource:
             notes = self._notes(rng)
             prompts += [expert_prompt(facts) for facts in notes]
             documents.append(self._document(rng, notes))
-        return PairBatch(pack_each(documents), self._think(prompts))
+        return PairBatch(pack_each(documents), self.think(prompts))
 
     def words_of(self, thoughts_NE: Tensor) -> tuple[Tensor, Tensor]:
         """Return those of the thoughts whose nearest word of the writer is one of the reader's, and the reader's
@@ -102,13 +102,13 @@ class PairSource:
         """Return the experts' prompts in the reader's tokens, each with places for its thoughts, and questions with
         answers, whose combinations of numbers are those of training."""
         thoughts = DocumentPart([0] * self.settings.latent_steps, soft=True)
-        shared = [[DocumentPart(self._turn(expert_prompt(facts))), thoughts] for facts in notes]
+        shared = [[DocumentPart(self.turn(expert_prompt(facts))), thoughts] for facts in notes]
         branches: list[list[DocumentPart]] = []
         while len(branches) < _NUM_QUESTIONS:
             wanted = rng.choice(WANTED)
             if (asked := draw(rng, wanted, notes, "train")) is not None:
                 answer = [*self.reader.chat.encode_text(asked.work), self._end]
-                prompt = DocumentPart(self._turn(answer_prompt(asked.question)))
+                prompt = DocumentPart(self.turn(answer_prompt(asked.question)))
                 branches.append([prompt, DocumentPart(answer, wanted)])
         return Document(shared, branches, [0] * len(shared), parallel=True)
 
@@ -118,11 +118,12 @@ class PairSource:
         assert isinstance(end, int)
         return end
 
-    def _turn(self, text: str) -> list[int]:
+    def turn(self, text: str) -> list[int]:
+        """Return a user's text as the reader's prompt, up to the beginning of its answer."""
         return self.reader.chat.encode([{"role": "user", "content": text}], {}, "")
 
-    def _think(self, prompts: list[str]) -> Tensor:
-        """The writer's thoughts about its prompts, all of one after those of another."""
+    def think(self, prompts: list[str]) -> Tensor:
+        """Return the writer's thoughts about prompts [N, E_A], fp32: all about the first, then those about the next."""
         chat, steps = self._writer.lm.chat, self.settings.latent_steps
         ids = [chat.encode([{"role": "user", "content": prompt}], {}, "") for prompt in prompts]
         names = [f"expert-{index}" for index in range(len(prompts))]

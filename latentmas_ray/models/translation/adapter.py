@@ -20,6 +20,8 @@ from torch import Tensor
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.models.kv_spec import text_config
+from latentmas_ray.models.load import load_config
 from latentmas_ray.models.translation.embeddings import stored_revision
 from latentmas_ray.paths import replacement_of
 
@@ -99,6 +101,7 @@ def choose_adapter(
     """
     fitting = [adapter for adapter in adapters if adapter.fits(writer, reader, reader_revision)]
     if len(fitting) == 1:
+        _check_sizes(fitting[0], place, writer, reader, reader_revision)
         return fitting[0]
     if fitting:
         expected = f"{len(fitting)} maps of the folder fit {link}; give the file of the one to use"
@@ -110,6 +113,14 @@ def choose_adapter(
     raise ConfigError(
         _FIELD, place, f"{kind} from {pairs}{why}, and {link}: give a map between these two, or leave it out"
     )
+
+
+def _check_sizes(adapter: ThoughtAdapter, place: str, writer: str, reader: str, reader_revision: str | None) -> None:
+    configs = (load_config(writer), load_config(reader, reader_revision))
+    sizes = tuple(int(text_config(config).hidden_size) for config in configs)
+    if (found := tuple(adapter.matrix_AB.shape)) != sizes:
+        expected = f"the hidden sizes of {adapter.writer} and {adapter.reader} are {sizes}, and the map has {found}"
+        raise ConfigError(_FIELD, place, f"{expected}; {_WANTED}")
 
 
 def _load(path: Path) -> ThoughtAdapter:
