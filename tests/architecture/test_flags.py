@@ -31,9 +31,9 @@ COMMANDS = {
         --request-timeout --allow-origin --allow-host --log-prompts
         --model --models --translation --revision --task --topology --latent-steps --thoughts --realign --no-realign
         --dtype --device --temperature --top-p --max-new-tokens --seed --samples --decides --decide-accuracies
-        --batch-size --engine --decode-batch --sampler --placement --replicas --min-replicas --max-replicas --tp --threads --transport
-        --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --guard --memory-in-flight --runtime
-        --address --start-timeout --turn-timeout --otel
+        --batch-size --engine --decode-batch --sampler --placement --replicas --min-replicas --max-replicas --tp
+        --threads --transport --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --guard
+        --memory-in-flight --runtime --address --start-timeout --turn-timeout --otel
     """,
     "compare": "folders --base --answers --json",
     "vote": "runs --calibrate --options --rule --output --seed --simulate --accuracies --json",

@@ -43,9 +43,10 @@ RUN: dict[str, Any] = {
     "threads": 1,
     "limit": 2,
 }
-FLAGS = (
-    "eval --model tiny --models answerer=small --task notes --topology hierarchical --limit 1 --runtime local".split()
-)
+FLAGS = [
+    *("eval", "--model", "tiny", "--models", "answerer=small", "--task", "notes", "--topology", "hierarchical"),
+    *("--limit", "1", "--runtime", "local"),
+]
 
 
 def adapter(writer: str = "tiny", reader: str = "small", **changes: Any) -> ThoughtAdapter:
