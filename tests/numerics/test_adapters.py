@@ -70,7 +70,7 @@ def saved(folder: Path, name: str = "map", **changes: Any) -> Path:
 
 def answers(**fields: Any) -> list[tuple[int, ...]]:
     with LatentMAS("tiny", **(RUN | fields)) as mas:
-        return [one.answer_token_ids for one in mas.run(["How many keys has Tom?", "How many pens has Uma?"])]
+        return [one.answer_token_ids for one in mas.map(["How many keys has Tom?", "How many pens has Uma?"])]
 
 
 def test_a_file_has_the_map_and_both_revisions(tmp_path: Path) -> None:

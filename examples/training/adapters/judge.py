@@ -62,7 +62,7 @@ def answer(settings: Mapping[str, Any], control: str, translation: str | None) -
         max_new_tokens=_MAX_NEW_TOKENS,
         **fields,
     ) as mas:
-        answers = list(mas.run(load_questions(_TASK, settings["limit"])))
+        answers = list(mas.map(load_questions(_TASK, settings["limit"])))
     return pack_verdicts(bool(one.correct) for one in answers)
 
 
