@@ -1,7 +1,7 @@
 """The cells of the study: maps that are trained, and teams that answer with each."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from examples.training.adapters.fit import train_map
@@ -11,7 +11,7 @@ from examples.training.studies.cell import CellResult, CellRun, StudyCell
 from latentmas_ray.errors import ConfigError
 
 _LEAST_QUESTIONS = 2  # of which each can have the other's memory
-_MINUTE = {"batch_size": 2, "num_batches": 4, "num_steps": 3, "latent_steps": 20}
+_MINUTE: Mapping[str, Any] = {"batch_size": 2, "num_batches": 4, "num_steps": 3, "latent_steps": 20}
 _MINUTE_QUESTIONS = 8
 
 
@@ -37,7 +37,7 @@ def make_cells(given: Namespace) -> list[StudyCell]:
     cells: list[StudyCell] = []
     readers: set[str] = set()
     for writer, reader in parse_teams(given.teams):
-        sizes = _MINUTE if given.minute else {}
+        sizes: Mapping[str, Any] = _MINUTE if given.minute else {}
         free = AdapterSettings(writer=writer, reader=reader, kind="free", **sizes)
         cells += _judge_cells(free, seeds[0], limit, ())
         for seed in seeds:

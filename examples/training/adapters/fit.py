@@ -40,8 +40,9 @@ def train_map(run: CellRun) -> CellResult:
     """Train the map of a cell; `both` starts from the map of the cell that it comes after."""
     settings = AdapterSettings.of(run.cell.settings)
     source = PairSource(settings)
+    losses: list[float] = []
     if settings.kind in ("words", "unseen"):
-        matrix_AB, losses = fit_words(source, run.cell.seed), []
+        matrix_AB = fit_words(source, run.cell.seed)
     else:
         first_AB = run.start["matrix"] if run.cell.after else source.translator.matrix_AB
         matrix_AB, losses = fit_answers(source, run, first_AB)

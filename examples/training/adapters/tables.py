@@ -42,7 +42,7 @@ def _setting_table(rows: Sequence[StudyRow], team: str, setting: Setting) -> Stu
     reader = next(row.settings["reader"] for row in rows if "writer" in row.settings and _team(row) == team)
     nothing = _of_cells(rows, f"{reader}-none", "none")
     free = _verdicts(rows, team, "free", setting, "matched")
-    found = []
+    found: list[list[str | float]] = []
     for kind, title in _KINDS.items():
         matched = _verdicts(rows, team, kind, setting, "matched")
         if not matched:
@@ -69,7 +69,7 @@ def _setting_table(rows: Sequence[StudyRow], team: str, setting: Setting) -> Stu
 
 def _training_table(rows: Sequence[StudyRow]) -> StudyTable:
     """What maps give on notes of their own kind that none was trained on, token by token, and their CPU seconds."""
-    found = []
+    found: list[list[str | float]] = []
     for row in rows:
         if row.settings["part"] == "train":
             figures, kind = row.figures, _KINDS[row.settings["kind"]]
