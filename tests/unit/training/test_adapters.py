@@ -26,7 +26,7 @@ from latentmas_ray.models.names import find_path
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.tasks.names import HELD_OUT_NAMES
 
-SMALL = {"batch_size": 3, "num_batches": 4, "num_steps": 3, "latent_steps": 24}
+SMALL = {"batch_size": 3, "num_batches": 10, "num_steps": 3, "latent_steps": 24}
 
 
 def settings(kind: Any = "words", **changes: Any) -> AdapterSettings:
@@ -122,8 +122,7 @@ def test_what_is_trained_is_what_the_runtime_reads() -> None:
 def test_the_regression_knows_the_words_of_thoughts(source: PairSource) -> None:
     before = check(source, source.translator.matrix_AB)
     after = check(source, fit_words(source, 1))
-    assert after["loss"] < before["loss"] / 1.5
-    assert after["whole"] > before["whole"]
+    assert after["whole"] > before["whole"] + 0.1
 
 
 def test_a_map_trained_on_answers_is_better_and_resumes_as_if_it_had_not_stopped(source: PairSource) -> None:
