@@ -129,5 +129,17 @@ def pack_stream(documents: Iterator[Document], num_rows: int, num_tokens: int) -
     return _rows_of(rows)
 
 
+def pack_each(documents: Sequence[Document]) -> Rows:
+    """Return one row for each document, as long as the longest of them. Raises ValueError for one without branches."""
+    lengths = [sum(len(part.ids) for parts in (*one.shared, *one.branches) for part in parts) for one in documents]
+    rows = []
+    for document in documents:
+        row = _PackedRow(max(lengths))
+        if not row.add(document):
+            raise ValueError("a document has no branches")
+        rows.append(row.padded())
+    return _rows_of(rows)
+
+
 def _rows_of(columns: Sequence[tuple[list[int], ...]]) -> Rows:
     return Rows(*(torch.tensor(column) for column in zip(*columns, strict=True)))

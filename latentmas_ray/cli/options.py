@@ -25,6 +25,7 @@ _METAVARS = {
     "topology": "NAME|FILE.yaml",
     "model": "tiny|FOLDER|HUB_ID",
     "models": "AGENT=MODEL,…",
+    "translation": "FILE|DIR",
     "device": "auto|cpu|cuda[:N]",
     "memory_in_flight": "auto|SIZE",
     "address": "ADDR",

@@ -1,4 +1,8 @@
-"""The form of a Ray cluster's address."""
+"""The forms of addresses: that of a Ray cluster, and the base URL of a server."""
+
+from urllib.parse import urlsplit
+
+from latentmas_ray.errors import ConfigError
 
 ADDRESS_FORM = "it must be HOST:PORT of the cluster's head (usually port 6379), or auto"
 RAY_CLIENT = f"Ray Client is not supported; run it on a node of the cluster, or with `ray job submit`: {ADDRESS_FORM}"
@@ -28,6 +32,17 @@ def split_address(address: str) -> tuple[str, int] | None:
 def describe_other_service(port: int) -> str:
     """Return what to say where something else than a Ray head listens at this port."""
     return f"a Ray cluster must answer there: what listens is not Ray's head{_hint(port)}"
+
+
+def check_base_url(field: str, url: str) -> None:
+    """Raise ConfigError unless `url` is the base URL of a server, such as http://127.0.0.1:8000/v1."""
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no port
+        is_right = False
+    if not is_right or any(character.isspace() for character in url):
+        raise ConfigError(field, url, "it must be a base URL, as in http://127.0.0.1:8000/v1")
 
 
 def _hint(port: int) -> str:

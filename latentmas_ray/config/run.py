@@ -31,6 +31,7 @@ from latentmas_ray.config.parts import (
     marked,
 )
 from latentmas_ray.config.renamed import current_fields
+from latentmas_ray.config.translation import TranslationConfig
 from latentmas_ray.config.values import format_replicas, is_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import with_home
@@ -53,6 +54,7 @@ class RunConfig(
     HintsConfig,
     MethodConfig,
     TaskConfig,
+    TranslationConfig,
     ModelConfig,
 ):
     """The configuration of a run: all parts in one, with flat names. Derived values are properties."""

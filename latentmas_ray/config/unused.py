@@ -61,7 +61,7 @@ class UnusedFields:
 
 
 _KEEP = ("keep", "keep_by", "keep_layers")
-_MEMORY = ("transport", "transfer", "codec", *_KEEP, "overlap", "memory_in_flight")
+_MEMORY = ("transport", "transfer", "codec", *_KEEP, "overlap", "memory_in_flight", "translation")
 _THOUGHTS = ("latent_steps", "thoughts")
 # All parts of the placement are about actors, but for the runtime itself, `threads`, and `tp`, which is refused.
 _ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("runtime", "tp", "threads"))
@@ -142,7 +142,13 @@ UNUSED = (
         why="each of its latent agents has latent_steps of its own",
     ),
     UnusedFields(
-        fields=("thoughts",),
+        fields=("translation",),
+        when=lambda run: run.hands_over and not run.config.models,
+        cause="models",
+        why="all agents have one model",
+    ),
+    UnusedFields(
+        fields=("thoughts", "translation"),
         when=lambda run: run.hands_over and not any(run.steps),
         cause="latent_steps",
         why="there are no thoughts",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from latentmas_ray.engine.runner import TurnRunner
     from latentmas_ray.models import LanguageModel
     from latentmas_ray.models.given import GivenModel
+    from latentmas_ray.models.translation import ThoughtAdapter
     from latentmas_ray.parallel.ranks import Ranks
 
 
@@ -23,11 +24,13 @@ def load_runner(
     ranks: "Ranks | None" = None,
     revision: str | None = None,
     reads_from: Mapping[str, str] | None = None,
+    adapters: "Mapping[str, ThoughtAdapter] | None" = None,
 ) -> "TurnRunner":
     """Return a runner for a model by name, for this rank's shard of it, or for a model object. `thoughts` is its
     thought rule, whose realignment matrix is cached in `cache_dir` (default: see `env`). `revision` belongs to a hub
-    id. `reads_from` are the other models whose memory it reads, and where each is: a folder or a hub id. Raises
-    ModelError, ShardError, and ConfigError for a model whose memory this one cannot read.
+    id. `reads_from` are the other models whose memory it reads, and where each is: a folder or a hub id;
+    `adapters` are trained maps of the thoughts of some of them. Raises ModelError, ShardError, and ConfigError for a
+    model whose memory this one cannot read.
     """
     from latentmas_ray.engine.engine import Engine
     from latentmas_ray.engine.runner import TurnRunner
@@ -40,13 +43,18 @@ def load_runner(
     else:
         lm = model.load(dtype=dtype, device=device, ranks=ranks or ALONE)
     folder = cache_dir or read_environment().cache_dir
-    translators = {name: _translator(place, lm, folder) for name, place in (reads_from or {}).items()}
+    trained = adapters or {}
+    translators = {
+        name: _translator(place, lm, folder, trained.get(name)) for name, place in (reads_from or {}).items()
+    }
     return TurnRunner(Engine(lm, thoughts=thoughts, cache_dir=folder), translators)
 
 
-def _translator(writer: str, reader: "LanguageModel", cache_dir: Path) -> "InputTranslator":
+def _translator(
+    writer: str, reader: "LanguageModel", cache_dir: Path, adapter: "ThoughtAdapter | None"
+) -> "InputTranslator":
     """Return what translates the memory of the model `writer`; the same model in another dtype needs none."""
     from latentmas_ray.engine.recompute import SameWeights
     from latentmas_ray.models.translation import make_translator
 
-    return SameWeights() if writer == reader.name else make_translator(writer, reader, cache_dir)
+    return SameWeights() if writer == reader.name else make_translator(writer, reader, cache_dir, adapter)

@@ -76,6 +76,7 @@ class RunFields(TypedDict, total=False):
     detach: float | None
     revision: str | None
     models: dict[str, str]
+    translation: str | None
     save_memory: str | None
     output: str | None
     resume: bool

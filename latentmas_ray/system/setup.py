@@ -362,7 +362,8 @@ class Setup:
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
         """Return the facts, besides the configuration, that a resumed run must share with the first."""
-        pinned = {"topology_digest": digest_topology(topology)}
+        translation = self._models.of_agents(self.config, topology).pinned_translation(topology)
+        pinned = {"topology_digest": digest_topology(topology), **translation}
         # The name of a model object does not identify its weights.
         model = self._models.model
         return pinned if isinstance(model, str) else {**pinned, "weights_revision": model.weights_revision}

@@ -9,6 +9,7 @@ from latentmas_ray.engine.load import load_runner
 
 if TYPE_CHECKING:
     from latentmas_ray.models.given import GivenModel
+    from latentmas_ray.models.translation import ThoughtAdapter
     from latentmas_ray.writing.text_runner import TextRunner
 
 
@@ -22,6 +23,7 @@ def load_text_runner(
     cache_dir: Path | None = None,
     revision: str | None = None,
     reads_from: Mapping[str, str] | None = None,
+    adapters: "Mapping[str, ThoughtAdapter] | None" = None,
     get_share: Callable[[str], float] | None = None,
     executes_turns: bool = False,
 ) -> "TextRunner":
@@ -43,6 +45,7 @@ def load_text_runner(
         cache_dir=cache_dir,
         revision=revision,
         reads_from=reads_from,
+        adapters=adapters,
     )
     lm, bound = turns.engine.lm, None
     if get_share is not None:

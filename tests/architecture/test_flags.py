@@ -9,10 +9,10 @@ from benchmarks.__main__ import app as benchmarks
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --models --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
-    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer
-    --codec --keep --keep-by --keep-layers --overlap --no-overlap --runtime --address --start-timeout --guard --otel
-    --samples --decides --decide-accuracies --json
+    --model --models --translation --revision --topology --method --latent-steps --thoughts --realign --no-realign
+    --dtype --device --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --threads
+    --transport --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --runtime --address
+    --start-timeout --guard --otel --samples --decides --decide-accuracies --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -29,11 +29,11 @@ COMMANDS = {
         --conversation-memory --max-conversations --conversation-ttl
         --api-keys --requests-per-minute --max-waiting --max-running --max-memory --max-body --max-message-chars
         --request-timeout --allow-origin --allow-host --log-prompts
-        --model --models --revision --task --topology --latent-steps --thoughts --realign --no-realign --dtype --device
-        --temperature --top-p --max-new-tokens --seed --samples --decides --decide-accuracies --batch-size --engine
-        --decode-batch --sampler --placement --replicas --min-replicas --max-replicas --tp --threads --transport
-        --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --guard --memory-in-flight --runtime
-        --address --start-timeout --turn-timeout --otel
+        --model --models --translation --revision --task --topology --latent-steps --thoughts --realign --no-realign
+        --dtype --device --temperature --top-p --max-new-tokens --seed --samples --decides --decide-accuracies
+        --batch-size --engine --decode-batch --sampler --placement --replicas --min-replicas --max-replicas --tp
+        --threads --transport --transfer --codec --keep --keep-by --keep-layers --overlap --no-overlap --guard
+        --memory-in-flight --runtime --address --start-timeout --turn-timeout --otel
     """,
     "compare": "folders --base --answers --json",
     "vote": "runs --calibrate --options --rule --output --seed --simulate --accuracies --json",

@@ -86,6 +86,13 @@ NOT_RUN = {
     "python -m examples.training.protocol runs/protocol": (
         "it trains for hours; tests/ray/test_training_protocol.py runs it with --minute"
     ),
+    "python -m examples.training.adapters maps": (
+        "it trains for two CPU hours; tests/ray/test_adapters_study.py runs a minute of it"
+    ),
+    "latentmas eval --task notes --topology hierarchical --model tiny --models answerer=small --thoughts soft "
+    "--latent-steps 40 --memory latent-only --translation maps/adapters/tiny-small-words-1.safetensors": (
+        "it needs the map that the command before it trains; tests/numerics/test_adapters.py runs such maps"
+    ),
     "python -m benchmarks scaling": _MINUTES,
     "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
     "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,

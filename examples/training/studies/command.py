@@ -24,7 +24,7 @@ class Study:
 
     `name` is that of its module in `examples/training`. `make_cells` is given the parsed flags: `seeds`, `minute`, and
     those of `add_flags`; it raises InputError for values that fit nothing. `make_tables` and `plot` are given the
-    finished cells, which may be a part of the study.
+    finished cells, which may be a part of the study. `export` writes files for users from what cells have trained.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Study:
     function: CellFunction
     make_tables: Callable[[Sequence[StudyRow]], Sequence[StudyTable]]
     plot: Callable[[Sequence[StudyRow], Path], None] | None = None
+    export: Callable[[StudyFolder], None] | None = None
     add_flags: Callable[[argparse.ArgumentParser], None] | None = None
     flags: frozenset[str] = frozenset()  # the fields of `add_flags`, of which errors name the flag
     seeds: str = "1,2,3"
@@ -114,6 +115,8 @@ def _run(study: Study, given: argparse.Namespace) -> int:
         chosen = choose_cells(cells, given.only, list(folder.rows))
         failed = run_cells(chosen, folder, study.function, address=given.address, say=_say)
         print(write_tables(study, folder), end="")
+        if study.export is not None:
+            study.export(folder)
     finally:
         folder.close()
     for name, why in failed.items():

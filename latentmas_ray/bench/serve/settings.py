@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from latentmas_ray.bench.setting_checks import check_plot_file, check_positive
 from latentmas_ray.config import EMBEDDED_MODEL
-from latentmas_ray.config.base_url import check_base_url
+from latentmas_ray.config.address import check_base_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @run_options(
     "model",
     "models",
+    "translation",
     "revision",
     "topology",
     "method",

@@ -1,9 +1,9 @@
-"""The embeddings of a model that is not loaded: two tensors of its files."""
+"""The embeddings of a model that is not loaded, two tensors of its files, and a digest of all of them."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models.load import load_config, location_of, translated
+from latentmas_ray.models.names import check_name
 
 _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -55,6 +56,34 @@ def load_embeddings(name: str, revision: str | None = None) -> WriterEmbeddings:
     return WriterEmbeddings(inputs, inputs if outputs is None else outputs)
 
 
+def stored_revision(name: str, revision: str | None = None) -> str:
+    """Return a digest of all tensors in the safetensors files of `tiny` or `small`, a model folder or a hub id: the
+    same however they are divided into files, and in whatever format a run loads them.
+
+    Reads all weights, once for files that do not change. Raises ModelError for a model without such files.
+    """
+    check_name(name, revision)
+    with translated(name, "its weights must be in safetensors files"):
+        paths = _WeightFiles(name, revision).paths()
+        return _digest(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+
+
+@lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Return a digest of the tensors in files with these paths, sizes and times of change."""
+    places: dict[str, str] = {}
+    for path, *_ in files:
+        with safe_open(path, framework="pt") as file:
+            places |= dict.fromkeys(file.keys(), path)
+    digest = xxhash.xxh3_128()
+    for key, path in sorted(places.items()):
+        with safe_open(path, framework="pt") as file:
+            tensor = file.get_tensor(key)
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(raw_bytes(tensor.contiguous()).data)
+    return digest.hexdigest()
+
+
 def _names_of(model: nn.Module, module: nn.Module) -> list[str]:
     return [name for name, one in model.named_parameters(remove_duplicate=False) if one is module.weight]
 
@@ -81,6 +110,10 @@ class _WeightFiles:
                         tensor: Tensor = file.get_tensor(key)
                     return tensor
         return None
+
+    def paths(self) -> list[Path]:
+        """All its files."""
+        return [self._fetch(file_name) for file_name in sorted(set(self._places.values()))]
 
     def _fetch(self, file_name: str) -> Path:
         return Path(str(cached_file(self._location, file_name, revision=self._revision)))

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentmas_ray.errors import IncompatibleMemoryError, SegmentError
+from latentmas_ray.errors import IncompatibleMemoryError, ModelError, SegmentError
 from latentmas_ray.memory import LATENT, RecomputeInputs
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import load_tokenizer
 from latentmas_ray.models.thoughts.realign import mean_norm
+from latentmas_ray.models.translation.adapter import ThoughtAdapter
 from latentmas_ray.models.translation.embeddings import load_embeddings
 from latentmas_ray.models.translation.retokenize import Retokenizer
 from latentmas_ray.models.translation.thought_map import load_or_solve_map
@@ -92,20 +93,32 @@ def check_translatable(writer: str, reader: str) -> None:
     shared_vocabulary(load_tokenizer(writer), load_tokenizer(reader), (writer, reader))
 
 
-def make_translator(writer: str, reader: LanguageModel, cache_dir: Path) -> Translator:
+def make_translator(
+    writer: str, reader: LanguageModel, cache_dir: Path, adapter: ThoughtAdapter | None = None
+) -> Translator:
     """Return the translator from the model of this name or folder to a loaded one.
 
-    Of the writer it reads the tokenizer and the two embeddings. The map is read from `cache_dir`, or solved and stored
-    there. With tensor parallelism all ranks of the reader call this alike. Raises ModelError for models that share too
-    few tokens, and for files that do not load; ShardError.
+    Of the writer it reads the tokenizer and the two embeddings. Thoughts go through the map of `adapter`; without one
+    through that which needs no training, read from `cache_dir`, or solved and stored there. With tensor parallelism all
+    ranks of the reader call this alike. Raises ModelError for models that share too few tokens, for files that do not
+    load, and for an adapter of other hidden sizes; ShardError.
     """
     tokenizer = load_tokenizer(writer)
     shared = shared_vocabulary(tokenizer, reader.chat.tokenizer, (writer, reader.name))
     embeddings = load_embeddings(writer)
     reader_VE = reader.input_embeddings()
     ranks = reader.ranks
+    sizes = (embeddings.input_VE.shape[1], reader_VE.shape[1])
+    if adapter is not None and tuple(adapter.matrix_AB.shape) != sizes:
+        found = tuple(adapter.matrix_AB.shape)
+        expected = f"the hidden sizes of {writer} and {reader.name} are {sizes}, and the map has {found}"
+        raise ModelError("translation", f"{adapter.writer} to {adapter.reader}", expected)
     matrix_AB = ranks.broadcast_from_rank0(
-        lambda: load_or_solve_map(embeddings, reader_VE, shared, cache_dir, reader.spec.weights_revision).cpu()
+        lambda: (
+            adapter.matrix_AB
+            if adapter is not None
+            else load_or_solve_map(embeddings, reader_VE, shared, cache_dir, reader.spec.weights_revision).cpu()
+        )
     )
     norm = ranks.broadcast_from_rank0(lambda: mean_norm(reader_VE))
     return Translator(

@@ -46,6 +46,8 @@ class FilePlaces:
             found["model"] = self._find_model("model", model)
         if models := fields.get("models"):
             found["models"] = {agent: self._find_model(f"models: {agent}", own) for agent, own in models.items()}
+        if (translation := fields.get("translation")) is not None:
+            found["translation"] = self.find("translation", translation)
         if hardware is not None and hardware.endswith(".json"):
             found["hardware"] = self.find("hardware", hardware)
         return found

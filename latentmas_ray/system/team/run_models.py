@@ -1,8 +1,10 @@
 """The models of a run: which agent has which, where each is, and whose memory it reads."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig
@@ -14,6 +16,7 @@ from latentmas_ray.topology import AgentModel, Team, Topology
 if TYPE_CHECKING:
     from latentmas_ray.models.chat import ChatTokenizer
     from latentmas_ray.models.given import GivenModel
+    from latentmas_ray.models.translation import ThoughtAdapter
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class RunModels:
     team: Team  # of the agents that run
     # By name, where each is: actors have another working directory, and this process may change its own.
     places: Mapping[str, str]
+    translation: str | None = None  # where trained maps of thoughts are; None: the map that needs no training
     # What configurations of models have said: a server asks at every request. Shared with the models of other agents.
     _known: dict[tuple[Callable[..., Any], AgentModel], Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -34,7 +38,8 @@ class RunModels:
         team = team_of(config, topology)
         names = {config.model, *config.models.values(), *(one.name for one in team.models)}
         places = {name: absolute_name(name) for name in names}
-        return cls(given or places[config.model], team, places)
+        translation = config.translation and str(Path(config.translation).absolute())
+        return cls(given or places[config.model], team, places, translation)
 
     def of_agents(self, config: RunConfig, topology: Topology) -> "RunModels":
         """Return the models of the agents of another topology."""
@@ -42,8 +47,8 @@ class RunModels:
 
     def check(self, config: RunConfig, topology: Topology) -> None:
         """Raise ModelError for a model that does not exist or cannot collaborate. Raise ConfigError for an object
-        together with models with names, for a revision of a model whose memory is translated, and for a part of such
-        memory (`keep`)."""
+        together with models with names, for a revision of a model whose memory is translated, for a part of such
+        memory (`keep`), and for a translation that is not between these models."""
         if not isinstance(self.model, str):
             self.model.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
             if self.others or self.first.name != config.model:
@@ -70,6 +75,8 @@ class RunModels:
                     raise ConfigError("keep", share, f"{expected}, or give both one model")
                 if name != own.name and (name, own.name) not in checked:
                     _check_translatable((writer, name), (agent, own.name))
+                    link = f"{agent} with {own.name} reads {writer} with {name}"
+                    self._adapter(name, own, link)
                     checked.add((name, own.name))
 
     @property
@@ -92,12 +99,37 @@ class RunModels:
         return self.places[one.name] if isinstance(self.model, str) else self.model
 
     def loading(self, one: AgentModel, topology: Topology) -> dict[str, Any]:
-        """Return the arguments of `load_runner`, besides the model, that say what is loaded for agents with it."""
+        """Return the arguments of `load_runner`, besides the model, that say what is loaded for agents with it. Raises
+        ConfigError for a translation that is not between these models."""
+        reads_from = self.team.read_by(topology, one)
         return {
             "dtype": one.dtype,
             "revision": one.revision or None,
-            "reads_from": {name: self.places[name] for name in self.team.read_by(topology, one)},
+            "reads_from": {name: self.places[name] for name in reads_from},
+            "adapters": {name: found for name in reads_from if (found := self._adapter(name, one)) is not None},
         }
+
+    def pinned_translation(self, topology: Topology) -> dict[str, str]:
+        """Return what a resumed run must share of the trained maps, in place of the names of their files. Raises
+        ConfigError."""
+        found = {
+            f"{name} to {one.name}": adapter.digest
+            for one in self.team.models
+            for name, adapter in self.loading(one, topology)["adapters"].items()
+        }
+        return {"translation": json.dumps(found, sort_keys=True)} if found else {}
+
+    def _adapter(self, writer: str, reader: AgentModel, link: str = "") -> "ThoughtAdapter | None":
+        """Return the trained map from the model of this name to another; None without `translation`, and for the same
+        model in another dtype, which needs none. Raises ConfigError, which names `link`, if none fits."""
+        if self.translation is None or writer == reader.name:
+            return None
+        from latentmas_ray.models.translation import choose_adapter, load_adapters  # needs transformers
+
+        adapters = load_adapters(self.translation)
+        link = link or f"{reader.name} reads {writer}"
+        places = (self.places[writer], self.places[reader.name])
+        return choose_adapter(adapters, self.translation, *places, link, reader.revision or None)
 
     def dims(self, one: AgentModel) -> ModelDims:
         """Return the sizes of an agent's model. Raises ModelError."""

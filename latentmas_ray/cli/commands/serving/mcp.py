@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latentmas_ray.config.base_url import check_base_url
+from latentmas_ray.config.address import check_base_url
 from latentmas_ray.env import client_api_key
 from latentmas_ray.errors import ConfigError, RunError
 

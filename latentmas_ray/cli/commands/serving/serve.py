@@ -21,6 +21,7 @@ _HOW_TO_INSTALL = "it takes {}: pip install 'latentmas-ray[serve]', or pip insta
 @run_options(
     "model",
     "models",
+    "translation",
     "revision",
     "task",
     "topology",
