@@ -43,6 +43,8 @@ def test_a_signal_reads_the_topologies_again(tmp_path: Path) -> None:
 AT_IMPORT = """
 import builtins, os, signal, sys
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and background jobs of a shell have their children ignore them
+signal.signal(signal.SIGINT, signal.default_int_handler)
 imported = builtins.__import__
 
 def importing(name, *arguments, **more):
