@@ -36,12 +36,14 @@ def overhead_lines(outcome: OverheadOutcome, command: str) -> list[str]:
         f"`{command}`: {settings.limit} questions of `{settings.task}`, each answered with {count} tokens "
         f"by {Path(settings.model).name} without end tokens ({settings.dtype}), {settings.topology}, "
         f"{settings.latent_steps} latent steps, batches of {settings.batch_size}, {settings.decode_batch} texts at the "
-        f"same time, {outcome.most_questions} questions in flight in both. {settings.repeats} rounds of each, in turn, "
-        f"on the same actors: medians, and least to most. {outcome.machine}.",
+        f"same time, {outcome.most_questions} questions in flight in both; {outcome.num_measured} answers of a round, "
+        f"while all places were taken. {settings.repeats} rounds of each, in turn, on the same actors: medians, and "
+        f"least to most. {outcome.machine}.",
         "",
         *table_lines(rows),
         "",
-        f"Server over driver, round by round: {ratios[0]:.3f} to {ratios[-1]:.3f}. {outcome.num_equal} of "
+        f"Server over driver, round by round: {ratios[0]:.3f} to {ratios[-1]:.3f}. With the beginning and the end of "
+        f"the rounds, where batches are not full: {outcome.whole_ratio:.3f}. {outcome.num_equal} of "
         f"{outcome.num_compared} streamed answers are those of the driver.",
     ]
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.serving.cpu_parts import CpuParts, cpu_parts
 from latentmas_ray.bench.side_process import SideProcess, serve_side
 from latentmas_ray.errors import LatentMASError, RunError
 
@@ -43,9 +44,18 @@ class BothWays:
 
 @dataclass(frozen=True, kw_only=True)
 class AskAll:
-    """Asks the driver these questions, all at once; it answers with their texts, in order."""
+    """Asks the driver these questions, all at once; it answers with a `Driven`."""
 
     texts: tuple[str, ...]
+    marks: tuple[int, ...] = ()  # after so many answers it notes the CPU seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driven:
+    """The answers, in the order of the questions, and the CPU seconds at the marks."""
+
+    answers: tuple[str, ...]
+    at_marks: tuple[CpuParts, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +87,7 @@ def _serve(name: str, fields: Mapping[str, Any], connection: Connection) -> None
     def start() -> tuple[BothWays, Callable[[Any], Any]]:
         if isinstance(port := ready.get(), LatentMASError):
             raise port
-        driver = _Driver(teams[0])
+        driver = _BatchDriver(teams[0])
         model, most = next(iter(teams[0].models)), driver.most_questions
         return BothWays(port=port, pid=os.getpid(), model=model, most_questions=most), driver.answer
 
@@ -107,7 +117,7 @@ def _serve(name: str, fields: Mapping[str, Any], connection: Connection) -> None
     answering.join()
 
 
-class _Driver:
+class _BatchDriver:
     """Asks the first model of some teams in the caller's thread."""
 
     def __init__(self, teams: "ServedTeams") -> None:
@@ -122,13 +132,13 @@ class _Driver:
         most = settings.questions_in_flight(agents, self._teams.info.writes_at_once, batch_size)
         return most or settings.batches_in_flight(len(agents)) * batch_size
 
-    def answer(self, message: AskAll | AskFirst) -> list[str] | float:
+    def answer(self, message: AskAll | AskFirst) -> Driven | float:
         """Return what the message asks for. Raises RunError for a question without an answer."""
         if isinstance(message, AskAll):
-            return self._answers(self._call(message.texts))
+            return self._drive(self._call(message.texts), message.marks)
         first = _FirstToken()
         begin = time.monotonic()
-        self._answers(self._call([message.text], first))
+        self._drive(self._call([message.text], first))
         if first.at is None:
             raise RunError(f"the answer to {message.text!r} has no token")
         return first.at - begin
@@ -141,14 +151,18 @@ class _Driver:
         streamed = () if observer is None else [one.id for one in questions]
         return self._teams.fleet.call(self._model, CallSettings(), questions, observer, streamed=streamed)
 
-    def _answers(self, call: "Call") -> list[str]:
+    def _drive(self, call: "Call", marks: Sequence[int] = ()) -> Driven:
         from latentmas_ray.runs.results import Answer
 
-        results = {result.id: result for result in self._teams.fleet.run(call)}
+        results, at_marks = {}, []
+        for result in self._teams.fleet.run(call):
+            results[result.id] = result
+            if len(results) in marks:
+                at_marks.append(cpu_parts(os.getpid()))
         answers = [one for question in call.questions if isinstance(one := results[question.id], Answer)]
         if len(answers) < len(call.questions):
             raise RunError(f"{len(call.questions) - len(answers)} of {len(call.questions)} questions had no answer")
-        return [one.answer for one in answers]
+        return Driven(answers=tuple(one.answer for one in answers), at_marks=tuple(at_marks))
 
 
 class _FirstToken:

@@ -127,6 +127,13 @@ BENCHMARKS = {
         --block --no-run --document
     """,
     "vllm-memory": "--megabytes --repeats",
+    "serve-first-token": """
+        --document --dtype --help --json --latent-steps --limit --max-new-tokens --model --task --topology --warm-up
+    """,
+    "serve-overhead": """
+        --batch-size --decode-batch --document --dtype --help --json --latent-steps --limit --max-new-tokens --model
+        --repeats --task --topology
+    """,
     "serve-equality": """
         --model --topology --method --task --limit --latent-steps --max-new-tokens --dtype --runtime --concurrency
         --json

@@ -44,11 +44,15 @@ def overhead_outcome() -> OverheadOutcome:
         settings=settings,
         machine="a machine",
         most_questions=10,
+        num_measured=2,
         output_tokens=128,
         num_equal=12,
         num_compared=12,
         rounds=tuple(
-            OverheadRound(way=way, cpu=CpuParts(process=1.0, actors=total - 1.0), seconds=1.0) for way, total in seconds
+            OverheadRound(
+                way=way, cpu=CpuParts(process=1.0, actors=total - 1.0), whole=CpuParts(actors=2 * total), seconds=1.0
+            )
+            for way, total in seconds
         ),
     )
 
@@ -146,8 +150,12 @@ def test_the_parts_of_the_results_can_be_written(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve-overhead", "serve-first-token"])
 def test_the_whole_of_it(command: str, capfd: pytest.CaptureFixture[str]) -> None:
-    more = ["--repeats", "1", "--batch-size", "2", "--decode-batch", "2"] if command == "serve-overhead" else []
-    assert main([command, "--limit", "4", "--max-new-tokens", "8", "--latent-steps", "1", *more]) == 0
+    more = ["--repeats", "1", "--batch-size", "1", "--decode-batch", "1"] if command == "serve-overhead" else []
+    asked = [command, "--max-new-tokens", "8", "--latent-steps", "1", *more]
+    assert main([*asked, "--limit", "12"]) == 0
     said = capfd.readouterr().out
-    assert f"`python -m benchmarks {command} --limit 4" in said
-    assert ("4 of 4 streamed answers" if more else "Stream over `ask`") in said
+    assert f"`python -m benchmarks {command} --limit 12" in said
+    assert ("12 of 12 streamed answers" if more else "Stream over `ask`") in said
+    if more:
+        assert main([*asked, "--limit", "10"]) == 2
+        assert "--limit 10: it must be above 10: 5 are in flight" in capfd.readouterr().err
