@@ -24,7 +24,7 @@ def judge_cell(run: CellRun) -> CellResult:
     steps, one character for a question, and `accuracy`.
     """
     settings = run.cell.settings
-    verdicts = {} if run.resumed is None else dict(run.resumed)
+    verdicts: dict[str, str] = {} if run.resumed is None else dict(run.resumed)
     model, tokenizer = load_judged(run.start if run.cell.after else None)
     for steps in settings["steps"]:
         if str(steps) not in verdicts:
@@ -47,13 +47,14 @@ def judge(model: Any, tokenizer: Any, settings: Mapping[str, Any], steps: int) -
     """Return the verdicts on the first `num_questions` questions of the task, greedy, in the runtime without Ray."""
     task = settings["task"]
     questions: Sequence[Any] = load_questions(task, settings["num_questions"])
+    thinking: dict[str, Any] = {} if settings["memory"] == "none" else {"latent_steps": steps}
     with LatentMAS(
         model,
         tokenizer=tokenizer,
         task=task,
         topology=TEAMS[task],
         memory=settings["memory"],
-        **({} if settings["memory"] == "none" else {"latent_steps": steps}),
+        **thinking,
         batch_size=settings.get("batch_size", 100),
         temperature=0.0,
         max_new_tokens=64,

@@ -46,7 +46,7 @@ class RewardTraining:
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> "RewardTraining":
         """Return the settings that `asdict` made a mapping of, or some of them."""
-        mix = {"mix": ThinkingMix(**settings["mix"])} if "mix" in settings else {}
+        mix: dict[str, Any] = {"mix": ThinkingMix(**settings["mix"])} if "mix" in settings else {}
         return cls(**{**settings, **mix})
 
     def to_json(self) -> dict[str, Any]:

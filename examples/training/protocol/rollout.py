@@ -74,7 +74,8 @@ def forward(model: Any, embedded_BTE: Tensor, positions_BT: Tensor, visible: Ten
 
 def embed(model: Any, rows: ThoughtRows) -> Tensor:
     """Return input embeddings [B, T, E] without gradients; those of thoughts are to be filled in."""
-    return model.get_input_embeddings().weight.detach()[rows.rows.ids_BT]
+    embedded_BTE: Tensor = model.get_input_embeddings().weight.detach()[rows.rows.ids_BT]
+    return embedded_BTE
 
 
 NextInput = Callable[[Tensor, int], Tensor]

@@ -139,7 +139,7 @@ def _differences(judged: Sequence[StudyRow]) -> StudyTable:
         for row in judged
         for steps, verdicts in row.figures["verdicts"].items()
     }
-    entries = []
+    entries: list[list[str | float | int]] = []
     for (who, task, memory, steps), verdicts in by_cell.items():
         bases = {
             f"P: {memory} − deranged": (who, task, "deranged", steps),

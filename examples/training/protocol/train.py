@@ -48,7 +48,10 @@ class ThoughtTraining:
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> "ThoughtTraining":
         """Return the settings that `asdict` made a mapping of, or some of them."""
-        parts = {"mix": ThinkingMix(**settings.get("mix", {})), "losses": LossWeights(**settings.get("losses", {}))}
+        parts: dict[str, Any] = {
+            "mix": ThinkingMix(**settings.get("mix", {})),
+            "losses": LossWeights(**settings.get("losses", {})),
+        }
         return cls(**{**settings, **parts})
 
     def to_json(self) -> dict[str, Any]:
