@@ -175,8 +175,8 @@ def write_answers(
         logits_BSV = model.get_output_embeddings()(hidden_BSE).float()
         chances_NV = logits_BSV.flatten(0, 1).softmax(-1)
         drawn.append(torch.multinomial(chances_NV, 1, generator=generator).view(starts_BS.shape))
-        chosen: Tensor = matrix_VE[drawn[-1]]
-        return chosen
+        fed_BSE: Tensor = matrix_VE[drawn[-1]]
+        return fed_BSE
 
     extend(model, rows, visible, embedded_BTE, starts_BS, num, next_input)
     return torch.stack(drawn, dim=-1)[starts_BS >= 0]
