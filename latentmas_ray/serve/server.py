@@ -116,14 +116,7 @@ def run_server(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    try:
-        listener = listen(host, port, send_seconds=send_seconds, backlog=config.backlog)
-    except OSError as error:
-        reason = error.strerror or error
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            expected = f"it must be an address or a name of this machine: {reason}"
-            raise ConfigError("host", host, expected) from error
-        raise ConfigError("port", port, f"{host} cannot be listened on: {reason}") from error
+    listener = listen(host, port, send_seconds=send_seconds, backlog=config.backlog)
     server = DrainingServer(config, app.state.endpoint, tell)
 
     async def serve() -> None:
@@ -157,8 +150,11 @@ def run_server(
 
 def listen(host: str, port: int, *, send_seconds: float, backlog: int = 2048) -> socket.socket:
     """Return a socket that listens: with SO_REUSEADDR two servers could bind the same port, but only one listens.
-    Its connections end by themselves when the client does not read: where the system has no such limit, at its own.
-    Raises OSError, and ConfigError for what is no name at all; an empty one would be every address."""
+
+    The system closes its connections whose client takes nothing for `send_seconds` of what is there, where it has such
+    a limit (Linux). Raises ConfigError for an address that cannot be used, and for what is no name at all: an empty one
+    would be every address.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Asyncio sets TCP_NODELAY where the protocol is named. Without it a token waits for the client's delayed ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -168,10 +164,19 @@ def listen(host: str, port: int, *, send_seconds: float, backlog: int = 2048) ->
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(send_seconds * 1000)))
         listener.bind((_name_of(host), port))
         listener.listen(backlog)
-    except BaseException:
+    except BaseException as error:
         listener.close()
+        if isinstance(error, OSError):
+            raise _unusable(host, port, error) from error
         raise
     return listener
+
+
+def _unusable(host: str, port: int, error: OSError) -> ConfigError:
+    reason = error.strerror or error
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError("host", host, f"it must be an address or a name of this machine: {reason}")
+    return ConfigError("port", port, f"{host} cannot be listened on: {reason}")
 
 
 def _name_of(host: str) -> str:

@@ -49,6 +49,9 @@ FLAGS = [
 ]
 
 
+FACTS = "Tom has 7 keys. Uma has 4 keys. Zoe has 9 keys."
+
+
 def adapter(writer: str = "tiny", reader: str = "small", **changes: Any) -> ThoughtAdapter:
     """A map of random numbers between two embedded models."""
     generator = torch.Generator().manual_seed(1)
@@ -70,7 +73,10 @@ def saved(folder: Path, name: str = "map", **changes: Any) -> Path:
 
 def answers(**fields: Any) -> list[tuple[int, ...]]:
     with LatentMAS("tiny", **(RUN | fields)) as mas:
-        return [one.answer_token_ids for one in mas.map(["How many keys has Tom?", "How many pens has Uma?"])]
+        return [
+            one.answer_token_ids
+            for one in mas.map([f"{FACTS} How many keys has Tom?", f"{FACTS} How many keys has Uma?"])
+        ]
 
 
 def test_a_file_has_the_map_and_both_revisions(tmp_path: Path) -> None:

@@ -26,10 +26,20 @@ from latentmas_ray.config import (
     replicas_by_agent,
     stored_fields,
 )
+from latentmas_ray.config.translation import TranslationConfig
 from latentmas_ray.errors import ConfigError, OldNameWarning
 
 PARTS = (
-    *(ModelConfig, TaskConfig, MethodConfig, HintsConfig, SamplingConfig, DecisionConfig, WritingConfig),
+    *(
+        ModelConfig,
+        TranslationConfig,
+        TaskConfig,
+        MethodConfig,
+        HintsConfig,
+        SamplingConfig,
+        DecisionConfig,
+        WritingConfig,
+    ),
     *(TransferConfig, PlacementConfig, OutputConfig),
 )
 

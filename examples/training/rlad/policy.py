@@ -94,7 +94,9 @@ def load_policy(field: str, role: str, folder: Path) -> dict[str, Tensor]:
         raise ConfigError(field, str(folder), f"{expected}: there is no config.json")
     try:
         tokenizer = load_tokenizer(str(folder))
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(field, str(folder), f"{expected}: {str(error).splitlines()[0]}") from error
     if tokenizer.get_vocab() != make_tokenizer().get_vocab():

@@ -41,7 +41,7 @@ def written(folder: Path, text: str) -> str:
 def test_each_topology_is_served_with_each_method_that_it_has(tmp_path: Path) -> None:
     served = fleet("hierarchical", written(tmp_path, WRITERS))
     names = [f"{name}{method}" for name in ("sequential", "hierarchical") for method in ("", "/single", "/text")]
-    assert list(served.models) == [*names, "writers/single", "writers/text"]
+    assert list(served.models) == [*names, "writers/text", "writers/single"]
 
 
 def test_agents_without_actors_have_those_of_their_kind() -> None:

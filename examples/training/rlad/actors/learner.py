@@ -32,7 +32,7 @@ class PolicyText:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _PolicyBatch:
     """Texts side by side, padded behind their ends, which no earlier token sees."""
 
     ids_BL: Tensor
@@ -41,7 +41,7 @@ class _Batch:
     advantages_T: Tensor
 
     @classmethod
-    def of(cls, texts: Sequence[PolicyText]) -> "_Batch":
+    def of(cls, texts: Sequence[PolicyText]) -> "_PolicyBatch":
         longest = max(len(text.prompt) + len(text.output) for text in texts)
         ids_BL = torch.full((len(texts), longest), _PAD)
         is_drawn_BL = torch.zeros(len(texts), longest, dtype=torch.bool)
@@ -74,7 +74,7 @@ class Learner:
     def fit(self, texts: Sequence[PolicyText], rate: float) -> dict[str, float]:
         """Take a supervised step on the texts' outputs, with `rate` times the usual learning rates. Return the loss per
         token and the share of texts whose tokens are all the likeliest ones."""
-        batch = _Batch.of(texts)
+        batch = _PolicyBatch.of(texts)
         logits_TV = self._logits(self._model, batch)
         loss = cross_entropy(logits_TV, batch.targets_T)
         loss.backward()
@@ -90,7 +90,7 @@ class Learner:
         drawn. Return the means of the steps' figures. The reference are the weights that the learner began with."""
         order = Random(seed).sample(range(len(texts)), len(texts))
         parts = [[texts[index] for index in order[first::num_batches]] for first in range(num_batches)]
-        batches = [_Batch.of(part) for part in parts if part]
+        batches = [_PolicyBatch.of(part) for part in parts if part]
         olds = [self._log_p(self._model, part) for part in parts if part]
         references = [self._log_p(self._reference, part) for part in parts if part]
         found: list[dict[str, float]] = []
@@ -110,12 +110,12 @@ class Learner:
         """Return the logarithms of the drawn tokens' likelihoods, in the order of a batch of these texts: [T]."""
         found = []
         for part in _chunks(texts, _CHUNK):
-            batch = _Batch.of(part)
+            batch = _PolicyBatch.of(part)
             found.append(_of_targets(self._logits(model, batch), batch.targets_T))
         return torch.cat(found)
 
     @staticmethod
-    def _logits(model: Any, batch: _Batch) -> Tensor:
+    def _logits(model: Any, batch: _PolicyBatch) -> Tensor:
         hidden_BLE = model.model(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
         logits_TV: Tensor = model.lm_head(hidden_BLE[batch.is_drawn_BL]).float()
         return logits_TV
