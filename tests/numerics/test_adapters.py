@@ -28,6 +28,7 @@ from latentmas_ray.models.translation import (
     save_adapter,
     stored_revision,
 )
+from latentmas_ray.tasks import load_questions
 
 SIZES = {"tiny": 256, "small": 224}
 RUN: dict[str, Any] = {
@@ -47,9 +48,6 @@ FLAGS = [
     *("eval", "--model", "tiny", "--models", "answerer=small", "--task", "notes", "--topology", "hierarchical"),
     *("--limit", "1", "--runtime", "local"),
 ]
-
-
-FACTS = "Tom has 7 keys. Uma has 4 keys. Zoe has 9 keys."
 
 
 def adapter(writer: str = "tiny", reader: str = "small", **changes: Any) -> ThoughtAdapter:
@@ -73,10 +71,7 @@ def saved(folder: Path, name: str = "map", **changes: Any) -> Path:
 
 def answers(**fields: Any) -> list[tuple[int, ...]]:
     with LatentMAS("tiny", **(RUN | fields)) as mas:
-        return [
-            one.answer_token_ids
-            for one in mas.map([f"{FACTS} How many keys has Tom?", f"{FACTS} How many keys has Uma?"])
-        ]
+        return [one.answer_token_ids for one in mas.map(load_questions("notes", 2))]
 
 
 def test_a_file_has_the_map_and_both_revisions(tmp_path: Path) -> None:

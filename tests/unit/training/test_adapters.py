@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,11 @@ def test_a_map_trained_on_answers_is_better_and_resumes_as_if_it_had_not_stopped
     cell = StudyCell(name="a", seed=1, settings=kind.settings.to_json())
     states: list[Any] = []
     first_AB = source.translator.matrix_AB
-    whole, losses = fit_answers(kind, CellRun(cell, {}, write=states.append, save_seconds=0.0), first_AB)
+
+    def keep(state: Any) -> None:
+        states.append(deepcopy(state))  # later steps change the tensors
+
+    whole, losses = fit_answers(kind, CellRun(cell, {}, write=keep, save_seconds=0.0), first_AB)
     assert len(losses) == len(states) == 4
     again, more = fit_answers(kind, CellRun(cell, {}, states[1]), first_AB)
     assert torch.equal(again, whole)
@@ -165,7 +170,7 @@ def test_cells_judge_every_map_alone_and_the_first_seed_in_all_settings() -> Non
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"teams": "tiny"}, "teams: got 'tiny'; it must be WRITER+READER"),
+        ({"teams": "tiny"}, r"teams: got 'tiny'; it must be WRITER\+READER"),
         ({"teams": "tiny+tiny"}, "teams: got 'tiny.tiny'; it must be WRITER"),
         ({"teams": "tiny+small,tiny+small"}, "it must name each team once"),
         ({"teams": "tiny+other"}, "the reader must be tiny or small"),
