@@ -15,6 +15,7 @@ from tests.documents import DOCUMENTS, Block, shell_blocks
 _A_CLUSTER = "it needs a cluster; tests/ray/test_jobs.py and tests/multinode run jobs and commands on some"
 _MINUTES = "it takes minutes; tests/unit and tests/ray run the same command with small sizes"
 _SIMULATED = "it takes minutes; tests/unit/simulation/test_simulation.py runs a small cluster"
+_TRAINING = "it trains for hours; tests/ray/test_studies.py and tests/multinode/test_studies.py run it with --minute"
 _HUB = "it loads a model of 8 GB and a dataset from the hub"
 _REAL = "it needs the real model; tests/real/test_facts.py runs the same in Python"
 _CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/cluster/test_files.py checks the files"
@@ -80,6 +81,8 @@ NOT_RUN = {
     "python -m benchmarks keep --output runs/keep": (
         "it takes minutes; tests/numerics/test_bench_keep.py runs two points of the curve"
     ),
+    "python -m examples.training.front_loading runs/front_loading": _TRAINING,
+    "python -m examples.training.front_loading runs/front_loading --address HOST:PORT": _TRAINING,
     "python -m benchmarks scaling": _MINUTES,
     "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
     "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,

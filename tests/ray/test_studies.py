@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples.training.front_loading.__main__ import STUDY
 from examples.training.studies.command import Study, study_command
 from examples.training.studies.folder import StudyFolder, pack, unpack
 from examples.training.studies.run import run_cells
@@ -73,3 +74,20 @@ def count_half(folder: StudyFolder) -> float:
     """Leave the state of a cell after three steps and 100 CPU seconds."""
     folder.save_state("c", pack((100.0, {"step": 3, "total": torch.full((1,), 3.0)})))
     return 100.0
+
+
+@pytest.mark.slow
+def test_front_loading_takes_a_minute_at_its_smallest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All kinds of cells, tables and the plot; run again, there is nothing left to do."""
+    assert study_command(STUDY, [str(tmp_path), "--minute"]) == 0
+    out, err = capfd.readouterr()
+    assert "34/34 cells" in err
+    assert "| union |" in out
+    assert "34 cells, seeds 1" in out
+    assert {"table.md", "table.json", "plot.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert study_command(STUDY, [str(tmp_path), "--minute"]) == 0
+    again = capfd.readouterr()
+    assert again.out == out
+    assert "cells," not in again.err
+    assert study_command(STUDY, [str(tmp_path), "--minute", "--questions", "24"]) == 2
+    assert "its cell pretrain-none-1 was run with other settings" in capfd.readouterr().err

@@ -81,7 +81,7 @@ def _parser(study: Study) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("folder", help="gets figures, weights, tables and the plot; run again, it continues")
-    parser.add_argument("--seeds", default=study.seeds, help=f"of the cells (default: {study.seeds})")
+    parser.add_argument("--seeds", help=f"of the cells (default: {study.seeds}; with --minute the first)")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -89,7 +89,9 @@ def _parser(study: Study) -> argparse.ArgumentParser:
         metavar="CELL",
         help="these cells, or patterns like 'sft-*', and what they need",
     )
-    parser.add_argument("--minute", action="store_true", help="all steps at the smallest size: about a CPU minute")
+    parser.add_argument(
+        "--minute", action="store_true", help="every kind of cell at the smallest size: about a CPU minute"
+    )
     parser.add_argument("--address", help="of a Ray cluster (default: RAY_ADDRESS, else Ray on this machine's cores)")
     parser.add_argument("--table", action="store_true", help="print the tables of what is there, and run nothing")
     if study.add_flags is not None:
@@ -99,7 +101,7 @@ def _parser(study: Study) -> argparse.ArgumentParser:
 
 def _run(study: Study, given: argparse.Namespace) -> int:
     path = Path(expand_home("folder", given.folder))
-    given.seeds = parse_seeds(given.seeds)
+    given.seeds = parse_seeds(given.seeds or (study.seeds.split(",")[0] if given.minute else study.seeds))
     if given.table:
         folder = StudyFolder(path, study.name, lock=False)
         tables = study.make_tables(list(folder.rows.values()))

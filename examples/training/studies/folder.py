@@ -20,7 +20,8 @@ _STUDY, _CELLS, _WEIGHTS, _STATES = "study.json", "cells.jsonl", "weights", "sta
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """A finished cell: a line of `cells.jsonl`. `weights` is the file of its weights in the folder, if it has any."""
+    """A finished cell: a line of `cells.jsonl`. `weights` is the file of its weights in the folder, if it has any;
+    `node` is the address of the node that finished it."""
 
     cell: str
     seed: int
@@ -29,6 +30,7 @@ class StudyRow:
     figures: Mapping[str, Any]
     cpu_seconds: float
     weights: str | None
+    node: str = ""
 
     def is_of(self, cell: StudyCell) -> bool:
         """Return whether `cell`, as it is made now, is the one that was run."""
@@ -89,7 +91,9 @@ class StudyFolder:
                 expected = f"its cell {cell.name} was run with other settings; give a new folder, or those settings"
                 raise ConfigError("folder", str(self.path), expected)
 
-    def add(self, cell: StudyCell, figures: Mapping[str, Any], weights: bytes | None, cpu_seconds: float) -> None:
+    def add(
+        self, cell: StudyCell, figures: Mapping[str, Any], weights: bytes | None, cpu_seconds: float, node: str = ""
+    ) -> None:
         """Keep what a cell gave, and remove its state. The line comes last, so a line's weights are always there."""
         name = None if weights is None else f"{_WEIGHTS}/{cell.name}.pt"
         if weights is not None:
@@ -102,6 +106,7 @@ class StudyFolder:
             figures=json.loads(json.dumps(dict(figures))),
             cpu_seconds=round(cpu_seconds, 2),
             weights=name,
+            node=node,
         )
         self.rows[cell.name] = row
         self.write(_CELLS, "".join(json.dumps(asdict(one)) + "\n" for one in self.rows.values()))

@@ -131,8 +131,8 @@ def _finish(
         failed[cell.name] = why
         say(f"{cell.name} failed: {why}")
         return
-    figures, weights, cpu_seconds = outcome
-    folder.add(cell, figures, weights, cpu_seconds)
+    figures, weights, cpu_seconds, node = outcome
+    folder.add(cell, figures, weights, cpu_seconds, node)
     numbers = " ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
     say(f"{cell.name}: {cpu_seconds:.0f} CPU s  {numbers}")
 
@@ -145,8 +145,9 @@ def _start_keeper(folder: Path) -> Any:
 
 def _compute(
     function: CellFunction, cell: StudyCell, keeper: Any, save_seconds: float, *blobs: bytes
-) -> tuple[Mapping[str, Any], bytes | None, float]:
-    """Run in a task: return the cell's figures, weights and CPU seconds, those before an interruption included.
+) -> tuple[Mapping[str, Any], bytes | None, float, str]:
+    """Run in a task: return the cell's figures, its weights, its CPU seconds, those before an interruption included,
+    and the address of this node.
 
     What was computed after the last saved state of an interrupted cell is lost, and is not counted.
     """
@@ -162,4 +163,5 @@ def _compute(
     weights = {name: unpack(blob) for name, blob in zip(cell.after, blobs, strict=True)}
     result = function(CellRun(cell, weights, resumed, write=write, save_seconds=save_seconds))
     packed = None if result.weights is None else pack(dict(result.weights))
-    return dict(result.figures), packed, time.process_time() - begin + result.actors_cpu_seconds
+    seconds = time.process_time() - begin + result.actors_cpu_seconds
+    return dict(result.figures), packed, seconds, ray.util.get_node_ip_address()

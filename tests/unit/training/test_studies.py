@@ -36,7 +36,7 @@ STUDY = Study(name="counting", purpose="Count.", make_cells=lambda _: CELLS, fun
 def filled(path: Path) -> StudyFolder:
     """A folder with the first cell."""
     folder = StudyFolder(path, "counting")
-    folder.add(CELLS[0], {"total": 1.0}, pack({"total": torch.ones(1)}), 2.5)
+    folder.add(CELLS[0], {"total": 1.0}, pack({"total": torch.ones(1)}), 2.5, "10.0.0.1")
     return folder
 
 
@@ -62,6 +62,7 @@ def test_a_folder_keeps_what_cells_gave(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "counting")
     row = folder.rows["base"]
     assert (row.seed, row.figures, row.cpu_seconds, row.weights) == (1, {"total": 1.0}, 2.5, "weights/base.pt")
+    assert row.node == "10.0.0.1"
     assert unpack(folder.weights("base"))["total"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", "cells.jsonl", "weights", "states", ".lock"}
 
