@@ -132,13 +132,13 @@ class Judge:
             "samples": num_answers,
             "batch_size": 100,
             "temperature": 0.0 if is_greedy else 1.0,
-            "top_p": 1.0,
             "max_new_tokens": _MAX_NEW_TOKENS,
-            "seed": self._seed,
             "models": {SOLVER: str(solver)},
             "runtime": "local",
             "dtype": "float32",
         }
+        if not is_greedy:
+            fields |= {"top_p": 1.0, "seed": self._seed}
         if condition.memory != "none":
             fields["hints"] = condition.hints
             if condition.method == "latent":

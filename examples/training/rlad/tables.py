@@ -197,7 +197,8 @@ def plot(rows: Sequence[StudyRow], path: Path) -> None:
         panel.set(
             title={"rlad": "RLAD", "alone": "the solver alone"}[kind], xlabel="steps of the solver", ylim=(0, 100)
         )
-        panel.legend(fontsize=7)
+        if panel.lines:
+            panel.legend(fontsize=7)
     panels[0][0].set_ylabel("right, %")
     picture.savefig(path, dpi=110)
     pyplot.close(picture)
