@@ -128,10 +128,10 @@ BENCHMARKS = {
     """,
     "vllm-memory": "--megabytes --repeats",
     "serve-first-token": """
-        --document --dtype --help --json --latent-steps --limit --max-new-tokens --model --task --topology --warm-up
+        --document --dtype --json --latent-steps --limit --max-new-tokens --model --task --topology --warm-up
     """,
     "serve-overhead": """
-        --batch-size --decode-batch --document --dtype --help --json --latent-steps --limit --max-new-tokens --model
+        --batch-size --decode-batch --document --dtype --json --latent-steps --limit --max-new-tokens --model
         --repeats --task --topology
     """,
     "serve-equality": """
