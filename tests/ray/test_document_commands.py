@@ -25,6 +25,7 @@ _CURL = (
     """'{"model": "latentmas/sequential", "messages": [{"role": "user", "content": """
     """"Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"}], "temperature": 0}'"""
 )
+_COSTS = "it takes minutes and writes the results; tests/unit/bench/test_serving_cost.py runs it with few questions"
 NOT_RUN = {
     _CURL: _SERVER,
     "latentmas serve --topology sequential --model tiny": _SERVER,
@@ -38,6 +39,8 @@ NOT_RUN = {
     "--plot load.png": (
         "it takes half an hour; tests/unit/bench/test_serve.py runs it against a server without a model"
     ),
+    "python -m benchmarks serve-overhead --document benchmarks/results/serving.md": _COSTS,
+    "python -m benchmarks serve-first-token --document benchmarks/results/serving.md": _COSTS,
     "pip install .": "it installs the package that is being tested",
     "latentmas eval --task gsm8k --model Qwen/Qwen3-4B --method latent --topology sequential --output runs/gsm8k": _HUB,
     "sudo .venv/bin/python cluster/local_cluster.py --nodes 3 -- latentmas eval --task chain --model tiny --limit 64": (

@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from latentmas_ray.bench.serve.arrivals import poisson_times
-from latentmas_ray.bench.serve.reply import ChatClient, ChatQuestion, ClientReply, sleep_until
+from latentmas_ray.bench.serve.reply import NOT_CONNECTED, ChatClient, ChatQuestion, ClientReply, sleep_until
 
 _MAX_PAUSE_SECONDS = 10.0  # of a client that was refused
+_GONE_SECONDS = 1.0  # pause of a client that cannot connect: a server that is gone would be asked without end
 
 
 async def closed_loop(client: ChatClient, questions: Iterable[ChatQuestion], num_clients: int) -> list[ClientReply]:
     """Ask all questions, `num_clients` at the same time. A client that is refused waits as long as the server asks it
-    to before its next question; the refusal is an error of the question."""
+    to before its next question, and one that cannot connect a second; the refusal is an error of the question."""
     waiting = iter(questions)
     replies: list[ClientReply] = []
 
@@ -20,7 +21,8 @@ async def closed_loop(client: ChatClient, questions: Iterable[ChatQuestion], num
         for question in waiting:
             reply = await client.ask(question, time.monotonic())
             replies.append(reply)
-            await asyncio.sleep(min(reply.retry_after, _MAX_PAUSE_SECONDS))
+            pause = _GONE_SECONDS if reply.outcome == NOT_CONNECTED else reply.retry_after
+            await asyncio.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
     await asyncio.gather(*(ask_on() for _ in range(num_clients)))
     return replies

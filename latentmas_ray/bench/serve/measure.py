@@ -49,6 +49,12 @@ class ServeBench:
     soak: Soak | None
     memory: tuple[MemorySample, ...]  # over the whole run; empty where the server's processes cannot be seen
 
+    @property
+    def unanswered(self) -> list[str]:
+        """The loads of which no request was answered, each with its model."""
+        every = [*self.loads, *(self.soak.loads if self.soak else ())]
+        return [f"{one.model}, {one.load}" for one in every if one.num_requests and not one.num_answered]
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -101,9 +107,9 @@ class _Measurement:
             for model in models:
                 # What the first request of a model finds cold is no part of any load.
                 await client.ask(ChatQuestion(model=model, key="", text=self._texts[0][1]), time.monotonic())
-                for count in settings.concurrency:
+                for count in dict.fromkeys(settings.concurrency):  # a load that is given twice is measured once
                     loads.append(await self._closed(client, model, count))
-                for rate in settings.rates:
+                for rate in dict.fromkeys(settings.rates):
                     loads.append(await self._open(client, model, rate))
             return loads, None if settings.soak is None else await self._soak(client, models, settings.soak)
 
@@ -111,14 +117,15 @@ class _Measurement:
         try:
             listed = await client.models()
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            expected = f"no server of this form answers there: {first_line(error)}"
+            reason = error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
+            expected = f"no server of this form answers there: {reason or first_line(error)}"
             raise ConfigError("url", self._url, expected) from error
         if not listed:
             raise RunError(f"{self._url}/models lists no model")
         for name in self._settings.models or ():
             if name not in listed:
                 raise ConfigError("models", name, f"the server has {', '.join(listed)}")
-        return self._settings.models or listed
+        return list(dict.fromkeys(self._settings.models or listed))
 
     def _questions(self, model: str) -> list[ChatQuestion]:
         texts = self._texts

@@ -21,15 +21,16 @@ def draw_load(outcome: "ServeBench", plot: str) -> None:
 
 def make_load_figure(outcome: "ServeBench") -> Any:
     """Return the plot as a matplotlib figure: a panel for closed loops, one for open ones, one for memory, as far as
-    they were measured."""
+    they were measured; a load without an answer has no point."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels: list[tuple[str, str, Any]] = []
-    if closed := [one for one in outcome.loads if one.concurrency is not None]:
+    answered = [one for one in outcome.loads if one.num_answered]
+    if closed := [one for one in answered if one.concurrency is not None]:
         panels.append(("Time to the first token", "clients", (closed, "concurrency", "first_token")))
         panels.append(("Time to the whole answer", "clients", (closed, "concurrency", "whole")))
-    if opened := [one for one in outcome.loads if one.rate is not None]:
+    if opened := [one for one in answered if one.rate is not None]:
         panels.append(("The whole answer, open loop", "requests a second", (opened, "rate", "whole")))
     if outcome.memory:
         panels.append(("Resident memory", "minutes", None))
@@ -49,11 +50,16 @@ def make_load_figure(outcome: "ServeBench") -> Any:
 
 def _draw_times(axes: Any, loads: Sequence["LoadFigures"], x: str, times: str) -> list[LineEnd]:
     """Draw p50 as a line and p95 as a dashed one, by model."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_ylabel("seconds")
+    axes.set_xticks(sorted({float(getattr(one, x)) for one in loads}))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     ends = []
     for number, model in enumerate(dict.fromkeys(one.model for one in loads)):
         own = sorted((one for one in loads if one.model == model), key=lambda one: float(getattr(one, x)))
@@ -61,7 +67,7 @@ def _draw_times(axes: Any, loads: Sequence["LoadFigures"], x: str, times: str) -
         at = [float(getattr(one, x)) for one in own]
         p50, p95 = ([getattr(getattr(one, times), name) for one in own] for name in ("p50", "p95"))
         axes.plot(at, p50, color=colour, marker="o", markersize=4, linewidth=1.8)
-        axes.plot(at, p95, color=colour, linestyle=(0, (4, 2)), linewidth=1.1)
+        axes.plot(at, p95, color=colour, marker="_", markersize=7, linestyle=(0, (4, 2)), linewidth=1.1)
         ends.append(LineEnd(text=f"{_short(model)}, p50", colour=colour, x=at[-1], y=p50[-1]))
         ends.append(LineEnd(text=f"{_short(model)}, p95", colour=colour, x=at[-1], y=p95[-1]))
     return ends

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 ANSWERED = "answered"
+NOT_CONNECTED = "connection refused"
 _DATA = b"data:"
 _DONE = b"[DONE]"
 _MAX_ERROR_BYTES = 4096
@@ -90,7 +91,7 @@ class ChatClient:
         except TimeoutError:
             reply.outcome = "timeout"
         except (aiohttp.ClientError, ConnectionError) as error:
-            reply.outcome = "connection refused" if isinstance(error, aiohttp.ClientConnectorError) else "cut off"
+            reply.outcome = NOT_CONNECTED if isinstance(error, aiohttp.ClientConnectorError) else "cut off"
         except (ValueError, KeyError, TypeError):
             reply.outcome = "unreadable"
         finally:

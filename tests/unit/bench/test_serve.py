@@ -219,6 +219,61 @@ def test_tables_say_what_failed_and_what_changed(tmp_path: Path, capfd: pytest.C
     assert rates[-2:] == ["1", "1"]
 
 
+def test_loads_that_nothing_answers_end_the_command_with_an_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"id": "q", "question": "wrong"}))
+    plot, flags = tmp_path / "load.png", ["--requests", "2", "--models", MODELS[0]]
+    with chat_server() as server:
+        asked = ("--url", server.url, "--task", str(tmp_path / "asked.jsonl"), "--plot", str(plot), *flags)
+        assert bench(*asked, "--concurrency", "1,2") == 1
+    printed = capfd.readouterr()
+    assert f"no request was answered of {MODELS[0]}, 1 client; {MODELS[0]}, 2 clients" in printed.err.splitlines()[-1]
+    times = next(line.split() for line in printed.out.splitlines() if line.startswith("2 clients"))
+    assert times == ["2", "clients", *"––––––"]
+    assert plot.exists()
+
+
+def test_models_and_loads_that_are_given_twice_are_measured_once(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--models", f"{MODELS[0]},{MODELS[0]}", "--concurrency", "1,1", "--rates", "200,200", "--requests", "2"]
+    with chat_server() as server:
+        assert bench("--url", server.url, *flags, "--json") == 0
+    assert [one["load"] for one in json.loads(capfd.readouterr().out)["loads"]] == ["1 client", "200/s"]
+
+
+def test_clients_of_a_server_that_is_gone_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a soak asks it as fast as the machine can, and keeps every reply."""
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with chat_server() as server:
+        pass
+    monkeypatch.setattr("latentmas_ray.bench.serve.load.asyncio.sleep", note)
+    replies = asked(server, questions("one", "two", "three"), clients=1)
+    assert [reply.outcome for reply in replies] == ["connection refused"] * 3
+    assert pauses == [1.0] * 3
+
+
+def test_the_axes_of_a_figure_are_labelled_in_plain_numbers() -> None:
+    from latentmas_ray.bench.serve.measure import ServeBench
+
+    loads = tuple(
+        load_figures([reply(whole, 0.05)], model="m", load="x", in_time=InTime(), num_changed=0, concurrency=count)
+        for count, whole in ((1, 0.06), (3, 0.11))
+    )
+    figure = make_load_figure(
+        ServeBench(settings=ServeBenchSettings(), machine="here", loads=loads, soak=None, memory=())
+    )
+    figure.canvas.draw()
+    for axes in figure.axes:
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "3"]
+        texts = [label.get_text() for label in [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]]
+        assert any(texts)
+        assert not any("10" in text and "$" in text for text in texts)
+
+
 def test_a_figure_without_memory_has_no_panel_of_it() -> None:
     from latentmas_ray.bench.serve.measure import ServeBench
 
@@ -233,7 +288,7 @@ def test_a_figure_without_memory_has_no_panel_of_it() -> None:
         (["--url", "localhost"], ["url", "localhost"]),
         (["--url", "http://127.0.0.1:99999/v1"], ["url", "99999"]),
         (["--url", "ftp://a/v1"], ["url", "ftp://a/v1"]),
-        (["--url", "http://127.0.0.1:9/v1"], ["url", "http://127.0.0.1:9/v1", "no server"]),
+        (["--url", "http://127.0.0.1:9/v1"], ["url", "'http://127.0.0.1:9/v1'", "no server", "Connect"]),
         (["--concurrency", "0"], ["concurrency", "0"]),
         (["--concurrency", "5000"], ["concurrency", "5000"]),
         (["--concurrency", "many"], ["concurrency", "many"]),

@@ -121,7 +121,7 @@ def test_first_tokens_are_compared_question_by_question() -> None:
     assert (outcome.ask, outcome.stream) == (0.1, 0.12)
     assert outcome.difference == pytest.approx(0.01)
     text = "\n".join(first_token_lines(outcome, "a command"))
-    assert "**1.200** of the medians; question by question 1.000 to 1.200, median 1.050" in text
+    assert "**1.200** of the medians; nine of ten questions between 1.000 and 1.200, median 1.050" in text
     assert outcome.to_json()["pairs"][0] == {"ask": 0.1, "stream": 0.12}
 
 

@@ -37,8 +37,8 @@ def measure_and_show(
     plot: str | None = None,
     output: str | None = None,
     as_json: bool,
-) -> None:
-    """Run `measure` with a function that prints a line of progress, then show its result.
+) -> Measured:
+    """Run `measure` with a function that prints a line of progress, then show its result and return it.
 
     The folder `output` gets the figures as `figures.json` and the tables as `figures.txt`. Raises ConfigError before
     the measurement if `plot` cannot be drawn or `output` cannot be made.
@@ -67,6 +67,7 @@ def measure_and_show(
             Console(file=file, width=_FILE_WIDTH, highlight=False).print(tables(outcome))
     if plot is not None and draw is not None:
         draw(outcome, plot)
+    return outcome
 
 
 def _make_folder(output: str) -> Path:

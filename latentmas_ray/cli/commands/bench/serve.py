@@ -32,9 +32,11 @@ def serve(
     """
     tell_unused("bench serve", {"url": None, "rates": (), **given})
     settings = ServeBenchSettings(**given)
-    measure_and_show(
+    outcome = measure_and_show(
         partial(_measure, settings), _tables, _draw, plot=settings.plot, output=settings.output, as_json=as_json
     )
+    if outcome.unanswered:
+        raise RunError(f"no request was answered of {'; '.join(outcome.unanswered)}")
 
 
 def _measure(settings: ServeBenchSettings, say: Callable[[str], None]) -> "ServeBench":

@@ -44,11 +44,13 @@ def _parts(outcome: "ServeBench") -> Iterator[tuple[str, RenderableType]]:
 def _time_table(loads: Sequence["LoadFigures"]) -> Table:
     table = make_table(("first\np50", "p95", "p99", "whole\np50", "p95", "p99"), "")
     for one in loads:
-        table.add_row(one.load, *_times(one.first_token), *_times(one.whole))
+        table.add_row(one.load, *_times(one, one.first_token), *_times(one, one.whole))
     return table
 
 
-def _times(times: "Percentiles") -> tuple[str, str, str]:
+def _times(load: "LoadFigures", times: "Percentiles") -> tuple[str, str, str]:
+    if not load.num_answered:
+        return "–", "–", "–"
     return format_fine_seconds(times.p50), format_fine_seconds(times.p95), format_fine_seconds(times.p99)
 
 
@@ -72,8 +74,8 @@ def _rate_table(loads: Sequence["LoadFigures"]) -> Table:
 def _soak_table(loads: Sequence["LoadFigures"]) -> Table:
     table = make_table(("requests", "failed", "changed", "first\np50", "p99", "whole\np50", "p99"), "")
     for one in loads:
-        first, whole = one.first_token, one.whole
-        times = [format_fine_seconds(value) for value in (first.p50, first.p99, whole.p50, whole.p99)]
+        first, whole = _times(one, one.first_token), _times(one, one.whole)
+        times = (first[0], first[2], whole[0], whole[2])
         failed = one.num_requests - one.num_answered
         table.add_row(one.model, str(one.num_requests), str(failed), str(one.num_changed), *times)
     return table
