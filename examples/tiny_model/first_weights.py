@@ -14,15 +14,16 @@ from torch import Tensor
 
 _NUM_CONSTANT = 8  # dims in which all embeddings are equal at first: the input of heads that attend by position only
 _CONSTANT = 2.0
-_NEAR_PAIRS = 5  # the fastest rotations, which distinguish neighbouring positions
-_SLOW_FROM = 16  # the slower half, which hardly rotates within a few hundred tokens: for comparing contents
 _SHARPNESS = 1.6
 _HEAD_SCALE = 0.05
 _COPY_SCALE = 6.0
 
 
 def set_first_weights(model: Any) -> None:
-    """Set the weights in place, using the global random state."""
+    """Set the weights in place, using the global random state.
+
+    The model has two layers or more, four heads, two KV heads, and a hidden size of three heads' dims and 8 at least.
+    """
     config = model.config
     size, dim = config.hidden_size, config.head_dim
     # Embeddings are large compared with what the layers add, and most layers add nothing at first.
@@ -62,12 +63,13 @@ def _attend_by_position(attention: Any, num_heads: int, own: Tensor, before: Ten
     """Make head h read the token h + 1 positions before and write it to subspace `around`; head 0 also to `before`."""
     dim, size = own.shape
     half = dim // 2
-    angles = 10_000.0 ** -(torch.arange(_NEAR_PAIRS) / half)
+    near = max(3, 5 * half // 32)  # the fastest rotations, which distinguish neighbouring positions
+    angles = 10_000.0 ** -(torch.arange(near) / half)
     query, key = torch.zeros(num_heads, dim, size), torch.zeros(dim, size)
-    key[:_NEAR_PAIRS, :_NUM_CONSTANT] = 1.0
+    key[:near, :_NUM_CONSTANT] = 1.0
     for head in range(num_heads):
-        query[head, :_NEAR_PAIRS, :_NUM_CONSTANT] = torch.cos((head + 1) * angles)[:, None]
-        query[head, half : half + _NEAR_PAIRS, :_NUM_CONSTANT] = -torch.sin((head + 1) * angles)[:, None]
+        query[head, :near, :_NUM_CONSTANT] = torch.cos((head + 1) * angles)[:, None]
+        query[head, half : half + near, :_NUM_CONSTANT] = -torch.sin((head + 1) * angles)[:, None]
     num_kv = attention.k_proj.weight.shape[0] // dim
     attention.q_proj.weight.data.copy_(query.flatten(0, 1))
     attention.k_proj.weight.data.copy_(key.repeat(num_kv, 1))
@@ -80,7 +82,8 @@ def _attend_by_content(attention: Any, own: Tensor, before: Tensor, around: Tens
     """Make heads that look for a token after one like this, or with the token before this among its last four."""
     dim, size = own.shape
     half = dim // 2
-    slow = [*range(_SLOW_FROM, half), *range(half + _SLOW_FROM, dim)]
+    # The slower half, which hardly rotates within a few hundred tokens: for comparing contents.
+    slow = [*range(half // 2, half), *range(half + half // 2, dim)]
 
     def placed(read: Tensor) -> Tensor:
         rows = torch.zeros(dim, size)

@@ -107,10 +107,14 @@ class DocumentMaker:
             return Document([], [parts], [])
         if kind < _RECALL + _FACTS:
             facts = [make_problem(rng, rng.choice(_FACT_FAMILIES), 1).steps[0] for _ in range(5)]
-            text = self.ids(" ; ".join(facts))
-            return Document([], [[DocumentPart(text[:1]), DocumentPart([*text[1:], END_ID], "drill")]], [])
+            return Document([], [[part for fact in facts for part in self._fact(fact)]], [])
         problem = make_problem(rng, rng.choice(tuple(FAMILIES)), 1)
         return self.problem(problem, worked_answer(problem, []), PLAIN)
+
+    def _fact(self, fact: str) -> list[DocumentPart]:
+        """Return a fact with the loss on its result: what comes before is drawn at random."""
+        *before, result = self.ids(fact)
+        return [DocumentPart(before), DocumentPart([result, *self.ids(";")], "drill")]
 
 
 def _length(document: Document) -> int:

@@ -11,7 +11,7 @@ _Size = TypeVar("_Size")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """The model: a Qwen3 with four heads; 0.5M parameters by default."""
+    """The model: a Qwen3 with four heads and two KV heads, of two layers or more; 0.5M parameters by default."""
 
     hidden_size: int = 128
     num_layers: int = 3
@@ -64,7 +64,7 @@ class StudySize:
 def minute_size() -> StudySize:
     """Return sizes with which all cells of a seed take about a minute; their figures mean nothing."""
     return StudySize(
-        model=ModelSize(hidden_size=32, num_layers=1),
+        model=ModelSize(hidden_size=32, num_layers=2),
         pools=PoolSizes(small=20, large=100),
         pretraining=StageSize(num_steps=6, reasoning=0.2, num_rows=2),
         fine_tuning=StageSize(num_steps=2, reasoning=1.0, num_rows=2),

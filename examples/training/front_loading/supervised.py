@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from examples.tiny_model.first_weights import set_first_weights
 from examples.tiny_model.optimizing import MasterWeights
 from examples.tiny_model.packing import Rows, pack_stream
 from examples.training.front_loading.documents import MixStream, StreamState
@@ -22,7 +23,7 @@ _LEAST_RATE = 0.02
 
 
 def new_model(size: ModelSize, vocab_size: int, seed: int) -> Any:
-    """Return the model with random weights: a Qwen3 of a few layers."""
+    """Return the model before training: a Qwen3 of a few layers with the first weights of the embedded models."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab_size,
@@ -30,7 +31,7 @@ def new_model(size: ModelSize, vocab_size: int, seed: int) -> Any:
         intermediate_size=2 * size.hidden_size,
         num_hidden_layers=size.num_layers,
         num_attention_heads=4,
-        num_key_value_heads=4,
+        num_key_value_heads=2,
         head_dim=size.hidden_size // 4,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
@@ -39,7 +40,9 @@ def new_model(size: ModelSize, vocab_size: int, seed: int) -> Any:
         bos_token_id=None,
         dtype="float32",
     )
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    set_first_weights(model)
+    return model
 
 
 def train_on(run: CellRun, model: Any, stream: MixStream, stage: StageSize) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def test_training_makes_the_loss_smaller() -> None:
         name="c",
         seed=1,
         settings={
-            "model": {"hidden_size": 32, "num_layers": 1},
+            "model": {"hidden_size": 32, "num_layers": 2},
             "num_questions": 16,
             "pools": {"small": 20, "large": 20},
             "data": "small",
@@ -243,7 +243,7 @@ def test_a_model_writes_the_same_whatever_is_written_at_the_same_time() -> None:
 
 def test_the_probabilities_of_written_tokens_are_those_of_the_model() -> None:
     """With a prompt padded on the left, as without."""
-    model = new_model(ModelSize(hidden_size=32, num_layers=1), TOKENIZER.get_vocab_size(), 3)
+    model = new_model(ModelSize(hidden_size=32, num_layers=2), TOKENIZER.get_vocab_size(), 3)
     prompt, written = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9, END_ID]])
     plain = model(torch.cat([prompt, written], 1)).logits.float().log_softmax(-1)
     expected = [plain[0, 2 + place, token].item() for place, token in enumerate(written[0].tolist())]
