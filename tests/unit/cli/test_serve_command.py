@@ -34,7 +34,9 @@ def test_running_requests_end_when_it_is_told_to_end() -> None:
         assert lines[0].startswith("serving latentmas/sequential, latentmas/sequential/single, ")
         assert url.startswith("http://127.0.0.1:")
         curl = shlex.split(lines[2].removeprefix("ask: "))
-        body = json.loads(curl[-1].replace("QUESTION", QUESTION)) | {"stream": True}
+        # The first event comes when agents begin to think, long before the answer.
+        own = {"latent_steps": 100, "trace": True}
+        body = json.loads(curl[-1].replace("QUESTION", QUESTION)) | {"stream": True, "latentmas": own}
         with httpx.Client(timeout=120) as client, client.stream("POST", curl[1], json=body) as response:
             events = response.iter_lines()
             next(events)
