@@ -39,6 +39,7 @@ _SCALING: Final = {
     "upscale_delay_s": 2,
     "downscale_delay_s": 5,
     "look_back_period_s": 4,
+    "metrics_interval_s": 1,
 }
 
 
