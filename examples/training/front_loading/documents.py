@@ -1,9 +1,9 @@
 """The training data: a base corpus, two sets of reasoning documents, and streams that mix them token by token.
 
 The base corpus has no worked problem: random words that are repeated, facts (the results of single steps), and problems
-of one step with a bare answer. The `small` set of reasoning documents is narrow, of high quality and small: problems of
-four families, long, all worked out correctly. The `large` set is diverse, of mixed quality and large: all eight
-families, of any length, some without work, with gaps in it or with an error. `union` is both sets put together.
+of one or two steps with bare answers. The `small` set of reasoning documents is narrow, of high quality and small:
+problems of four families, long, all worked out correctly. The `large` set is diverse, of mixed quality and large: all
+eight families, of any length, some without work, with gaps in it or with an error. `union` is both sets put together.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ MIXES = ("none", "small", "large", "union")
 CONTROLS = ("small-fresh", "large-repeated")
 SFT_SETS = ("small", "large", "union")
 _VOCABULARY = (PAD, END, USER, ASSISTANT, *PLAIN, SO, ";", *WORDS)
-_SMALL_STEPS, _LARGE_STEPS = (3, 4), (1, 4)
+_BASE_STEPS, _SMALL_STEPS, _LARGE_STEPS = (1, 2), (3, 4), (1, 4)
 # Shares of the large set: no work, gaps, an error; the rest is right and complete.
 _BARE, _GAPS, _WRONG = 0.2, 0.2, 0.2
 # Shares of the base corpus in documents.
@@ -108,7 +108,7 @@ class DocumentMaker:
         if kind < _RECALL + _FACTS:
             facts = [make_problem(rng, rng.choice(_FACT_FAMILIES), 1).steps[0] for _ in range(5)]
             return Document([], [[part for fact in facts for part in self._fact(fact)]], [])
-        problem = make_problem(rng, rng.choice(tuple(FAMILIES)), 1)
+        problem = make_problem(rng, rng.choice(tuple(FAMILIES)), rng.randint(*_BASE_STEPS))
         return self.problem(problem, worked_answer(problem, []), PLAIN)
 
     def _fact(self, fact: str) -> list[DocumentPart]:

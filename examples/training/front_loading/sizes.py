@@ -43,7 +43,7 @@ class StageSize:
 class RewardSize:
     """The steps of training by rewards: problems of a step, and answers to each."""
 
-    num_steps: int = 40
+    num_steps: int = 100
     num_problems: int = 24
     num_samples: int = 8
     rate: float = 0.05
@@ -55,8 +55,8 @@ class StudySize:
 
     model: ModelSize = field(default_factory=ModelSize)
     pools: PoolSizes = field(default_factory=PoolSizes)
-    pretraining: StageSize = field(default_factory=lambda: StageSize(num_steps=600, reasoning=0.2))
-    fine_tuning: StageSize = field(default_factory=lambda: StageSize(num_steps=60, reasoning=1.0, rate=0.3))
+    pretraining: StageSize = field(default_factory=lambda: StageSize(num_steps=1000, reasoning=0.2))
+    fine_tuning: StageSize = field(default_factory=lambda: StageSize(num_steps=150, reasoning=1.0, rate=0.5))
     rewards: RewardSize = field(default_factory=RewardSize)
     num_questions: int = 800
 

@@ -17,17 +17,19 @@ from examples.training.studies.table import StudyTable
 from latentmas_ray.stats import MeanInterval
 
 _NONE = "–"
+_OTHERS = tuple(family for family in FAMILIES if family not in NARROW)
 _SETS = (*SFT_SETS, *(f"{name}x2" for name in SFT_SETS))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding of the paper: `other` is better than `base` (`sign` 1), worse (-1), or the same (0)."""
+    """A finding of the paper: `other` is better than `base` (`sign` 1), worse (-1), or the same (0), on `families`."""
 
     said: str
     base: str
     other: str
     sign: int
+    families: Sequence[str] = ()  # all
 
 
 FINDINGS = (
@@ -39,6 +41,7 @@ FINDINGS = (
     Finding("doubled tuning of none stays below small (37.3 → 34.0)", "sft-small-small", "sft-none-smallx2", -1),
     Finding("doubled tuning of none stays below union", "sft-union-small", "sft-none-smallx2", -1),
     Finding("tuning: quality counts, small above large (31.5 → 45.0)", "sft-union-large", "sft-union-small", 1),
+    Finding("the same on the families of both sets", "sft-union-large", "sft-union-small", 1, NARROW),
     Finding("tuning: doubled mixed data harms", "sft-union-large", "sft-union-largex2", -1),
     Finding("rewards: front-loaded above none (37.9 → 56.7)", "rl-none", "rl-union", 1),
 )
@@ -56,7 +59,9 @@ def make_tables(rows: Sequence[StudyRow]) -> list[StudyTable]:
     """Return the tables of what is there; a cell that is missing is a dash."""
     return [
         _pretraining(rows),
-        _fine_tuning(rows),
+        _fine_tuning(rows, "all families", ()),
+        _fine_tuning(rows, f"{', '.join(NARROW)}: the families of both sets", NARROW),
+        _fine_tuning(rows, f"{', '.join(_OTHERS)}: those of the large set alone", _OTHERS),
         _rewards(rows),
         _findings(rows, FINDINGS, "The paper's findings here (points)"),
         _findings(rows, CONTROL_FINDINGS, "Diversity and repetition apart (points)"),
@@ -84,8 +89,7 @@ def _shown(interval: MeanInterval | None) -> str:
 
 def _three(rows: Sequence[StudyRow], name: str) -> list[str]:
     """Return the accuracy on all families, on the narrow data's, and on the others."""
-    others = [family for family in FAMILIES if family not in NARROW]
-    return [_shown(accuracies(rows, name, families)) for families in ((), NARROW, others)]
+    return [_shown(accuracies(rows, name, families)) for families in ((), NARROW, _OTHERS)]
 
 
 def _pretraining(rows: Sequence[StudyRow]) -> StudyTable:
@@ -100,13 +104,14 @@ def _pretraining(rows: Sequence[StudyRow]) -> StudyTable:
     return StudyTable(title="After pretraining (%, 95 % over seeds)", columns=columns, rows=lines)
 
 
-def _fine_tuning(rows: Sequence[StudyRow]) -> StudyTable:
+def _fine_tuning(rows: Sequence[StudyRow], title: str, families: Sequence[str]) -> StudyTable:
     lines = [
-        [mix, *(_shown(accuracies(rows, f"sft-{mix}-{chosen}")) for chosen in _SETS)] for mix in (*MIXES, *CONTROLS)
+        [mix, *(_shown(accuracies(rows, f"sft-{mix}-{chosen}", families)) for chosen in _SETS)]
+        for mix in (*MIXES, *CONTROLS)
     ]
     lines = [line for line in lines if any(entry != _NONE for entry in line[1:])]
     columns = ["pretraining", *SFT_SETS, *(f"{name} doubled" for name in SFT_SETS)]
-    return StudyTable(title="After fine-tuning on each set (%, 95 % over seeds)", columns=columns, rows=lines)
+    return StudyTable(title=f"After fine-tuning on each set, {title} (%, 95 % over seeds)", columns=columns, rows=lines)
 
 
 def _rewards(rows: Sequence[StudyRow]) -> StudyTable:
@@ -122,7 +127,10 @@ def _rewards(rows: Sequence[StudyRow]) -> StudyTable:
 def _findings(rows: Sequence[StudyRow], findings: Sequence[Finding], title: str) -> StudyTable:
     lines = []
     for one in findings:
-        base, other = verdicts_by_seed(rows, one.base), verdicts_by_seed(rows, one.other)
+        base, other = (
+            {seed: _of(verdicts, one.families) for seed, verdicts in verdicts_by_seed(rows, name).items()}
+            for name in (one.base, one.other)
+        )
         if not base.keys() & other.keys():
             continue
         found = difference(base, other)

@@ -282,7 +282,7 @@ def test_tables_compare_by_seed_and_by_question(tmp_path: Path) -> None:
     assert list(small) == ["small", "80", "20", "10", "2.0", "50.0 ± 0.0", "100.0 ± 0.0", "0.0 ± 0.0"]
     (finding,) = tables["The paper's findings here"].rows
     assert (finding[2], finding[4]) == ("+37.5 ± 0.0", "yes")
-    assert tables["After fine-tuning on each set"].rows == []
+    assert tables["After fine-tuning on each set, all families"].rows == []
     assert verdicts_by_seed(rows, "pretrain-small") == dict.fromkeys((1, 2, 3), better)
     assert verdicts_by_seed(rows, "pretrain") == {}
     plot_stages(rows, tmp_path / "plot.png")
