@@ -158,4 +158,4 @@ def test_the_whole_of_it(command: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert ("12 of 12 streamed answers" if more else "Stream over `ask`") in said
     if more:
         assert main([*asked, "--limit", "10"]) == 2
-        assert "--limit 10: it must be above 10: 5 are in flight" in capfd.readouterr().err
+        assert "--limit: got '10'; it must be above 10: 5 are in flight" in capfd.readouterr().err
