@@ -141,6 +141,7 @@ class ServedTeams:
                 roots=frozenset(one.name for one in agents if not one.reads),
                 thinkers=frozenset(one.name for one in agents),
                 replicas=model.config.most_replicas,
+                writes_at_once=min(writes.get(one.name, 0) for one in model.topology.answering_agents) or None,
             )
         return self._stages[name]
 
@@ -153,13 +154,17 @@ class ServedTeams:
     async def _run(self, lot: Lot) -> None:
         again: list[Reply] = []
         try:
-            again = await self._runs[lot].run(self._forget)
+            again = await self._runs[lot].run(self._note_end)
         finally:
             for reply in lot.replies:
                 self._forget(reply)
             del self._tasks[lot], self._runs[lot]
             self._batcher.finish(lot)
             self._batcher.add_alone(again)
+
+    def _note_end(self, reply: Reply) -> None:
+        self._forget(reply)
+        self._batcher.start_next()  # the backlog of those who write is shorter
 
     def _forget(self, reply: Reply) -> None:
         self._lot_of.pop(reply, None)

@@ -1,6 +1,6 @@
 """Questions collect while the thinking agents are busy, and start at once when they are not."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -126,3 +126,58 @@ def test_a_question_that_is_given_up_does_not_start() -> None:
     assert not line.batcher.remove(b)
     line.finish_turn(0, "planner")
     assert line.lots == [["a"]]
+
+
+def loaded_line(num_thought: int) -> Line:
+    """A line whose writer, which writes two questions at once, has so many that were thought about."""
+    line = Line(most=4, stages=replace(CHAIN, writes_at_once=2))
+    for number in range(num_thought):
+        line.add(f"before {number}")
+        for agent in ("planner", "critic"):
+            line.finish_turn(number, agent)
+    assert len(line.started) == num_thought
+    return line
+
+
+def test_behind_a_backlog_of_texts_a_lot_waits_until_it_is_full() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a", "b", "c")
+    assert line.batcher.num_waiting == 3
+    line.add("d", "e")
+    assert line.lots[4:] == [["a", "b", "c", "d"]]
+    assert line.batcher.num_waiting == 1
+
+
+def test_a_lot_waits_for_more_no_longer_than_the_backlog_lasts() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a", "b")
+    assert line.batcher.num_waiting == 2
+    line.started[0].replies[0].is_over = True
+    line.batcher.start_next()
+    assert line.lots[4:] == [["a", "b"]]
+
+
+def test_a_lot_waits_for_no_questions_that_still_think() -> None:
+    """Then those who write may soon have nothing to do."""
+    line = loaded_line(num_thought=3)
+    line.add("a")
+    assert line.lots[3:] == [["a"]]
+    line.finish_turn(3, "planner")
+    line.add("b")
+    assert line.lots[4:] == [["b"]]
+
+
+def test_a_question_that_waits_for_others_like_it_is_not_overtaken() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a", temperature=0.5)
+    line.add("b", "c", "d", "e")
+    assert line.batcher.num_waiting == 5
+    line.started[0].replies[0].is_over = True
+    line.batcher.start_next()
+    assert line.lots[4:] == [["a"]]
+
+
+def test_a_question_that_is_asked_again_alone_waits_for_no_other() -> None:
+    line = loaded_line(num_thought=4)
+    line.batcher.add_alone([make_reply("a", "chain")])
+    assert line.lots[4:] == [["a"]]
