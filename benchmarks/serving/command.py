@@ -117,13 +117,13 @@ def overhead(
     model: Annotated[str, typer.Option(metavar="tiny|small|FOLDER", help="of the team; a copy never ends")] = "tiny",
     topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "sequential",
     task: Annotated[str, typer.Option(metavar="NAME|FILE", help="its questions")] = "chain",
-    limit: Annotated[int, typer.Option(help="questions of a round", min=1)] = 192,
+    limit: Annotated[int, typer.Option(help="questions of a round", min=1)] = 320,
     latent_steps: Annotated[int, typer.Option(help="of each latent agent", min=0)] = 10,
     max_new_tokens: Annotated[int, typer.Option(help="of each answer, exactly", min=1)] = 128,
-    batch_size: Annotated[int, typer.Option(help="questions that think together, at most", min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(help="questions that think together, at most", min=1)] = 16,
     decode_batch: Annotated[int, typer.Option(help="texts that are written at the same time", min=1)] = 16,
     dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "float32",
-    repeats: Annotated[int, typer.Option(help="rounds of both ways", min=1)] = 4,
+    repeats: Annotated[int, typer.Option(help="rounds of both ways", min=1)] = 3,
     document: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="that gets the figures, between its two lines")
     ] = None,

@@ -166,13 +166,13 @@ class _BatchDriver:
 
 
 class _FirstToken:
-    """Observes when the first token comes."""
+    """Observes when the first token comes: with the whole answer, if that is there before a report of its tokens."""
 
     def __init__(self) -> None:
         self.at: float | None = None  # on the monotonic clock
 
     def on_event(self, event: "RunEvent") -> None:
-        from latentmas_ray.runs.run_events import TextWritten
+        from latentmas_ray.runs.run_events import QuestionAnswered, TextWritten
 
-        if self.at is None and isinstance(event, TextWritten):
+        if self.at is None and isinstance(event, TextWritten | QuestionAnswered):
             self.at = time.monotonic()

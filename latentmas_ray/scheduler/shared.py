@@ -154,6 +154,11 @@ class SharedScheduler:
         scheduler again before any other thread wakes up."""
         return bool(self._num_calls or self._new_calls)
 
+    @property
+    def info(self) -> RuntimeInfo:
+        """What is known of the runtime now, for runs that start later. Never waits for a step."""
+        return self._scheduler.info
+
     def change_info(self, change: Callable[[RuntimeInfo], RuntimeInfo]) -> RuntimeInfo:
         """Change what is known of the runtime between two steps, for runs that start later; returns it."""
 

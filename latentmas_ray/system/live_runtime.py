@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -107,6 +107,12 @@ class LiveRuntime:
             raise
         finally:
             self._release(started)
+
+    def writes_at_once(self) -> Mapping[str, int]:
+        """Return `RuntimeInfo.writes_at_once` of the replicas that there are now. Never waits for a start or a step."""
+        with self._state:
+            started = self._started
+        return {} if started is None else started.scheduler.info.writes_at_once
 
     def running_turns(self) -> list[TurnProgress]:
         """Return how far the turns are that run now. Never waits for a start or a step."""

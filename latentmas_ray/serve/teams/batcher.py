@@ -1,8 +1,10 @@
 """Dynamic batching: while the thinking agents are busy, questions with equal settings collect, and go as one batch.
 
-Nothing waits while they are idle. A lot is one batch, one run of the scheduler. It starts when the agents that read
-nothing are free and the pipeline of agents behind them is not full; answers that are written question by question are
-batched continuously by their engine, whatever the lot. Everything here runs in one event loop.
+Nothing waits while they are idle, unless that costs no time: where the agents that write have a backlog of twice what
+they write at once, a question would only wait there, and a lot that is not full waits for more questions before it
+thinks. A lot is one batch, one run of the scheduler. It starts when the agents that read nothing are free and the
+pipeline of agents behind them is not full; answers that are written question by question are batched continuously by
+their engine, whatever the lot. Everything here runs in one event loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +12,8 @@ from dataclasses import dataclass, field
 
 from latentmas_ray.runs.run_events import TurnFinished
 from latentmas_ray.serve.teams.reply import Reply
+
+_BACKLOG = 2  # times what is written at once: what is written now, and as many questions that can start at once
 
 
 @dataclass(eq=False)
@@ -40,9 +44,18 @@ class Stages:
 class Batcher:
     """Collects replies and starts lots."""
 
-    def __init__(self, stages_of: Callable[[Reply], Stages], start: Callable[[Lot], None], most_questions: int) -> None:
-        """`start` begins the run of a lot, which calls `finish` at its end; `most_questions` of a lot."""
-        self._stages_of, self._start, self._most = stages_of, start, most_questions
+    def __init__(
+        self,
+        stages_of: Callable[[Reply], Stages],
+        writes_at_once: Callable[[Reply], int | None],
+        start: Callable[[Lot], None],
+        most_questions: int,
+    ) -> None:
+        """`writes_at_once` returns how many answers of a reply's model are written at the same time, now, or None
+        where a whole batch is one turn; `start` begins the run of a lot, which calls `finish` at its end;
+        `most_questions` of a lot."""
+        self._stages_of, self._writes_at_once = stages_of, writes_at_once
+        self._start, self._most = start, most_questions
         self._waiting: list[Reply] = []  # oldest first
         self._alone: set[Reply] = set()  # of those that wait
         self._lots: set[Lot] = set()
@@ -73,6 +86,7 @@ class Batcher:
         if reply in self._waiting:
             self._waiting.remove(reply)
             self._alone.discard(reply)
+            self.start_next()  # others may have waited behind it
             return True
         return False
 
@@ -93,7 +107,8 @@ class Batcher:
             if first not in self._waiting:
                 continue  # it went with another
             stages = self._stages_of(first)
-            if stages.thinkers and (blocked or not self._has_place(stages)):
+            # Those behind a question that waits wait, too: else it could wait for ever.
+            if stages.thinkers and (blocked or not self._has_place(stages) or self._waits_for_more(first)):
                 blocked = True
                 continue
             replies = self._collect(first)
@@ -107,6 +122,15 @@ class Batcher:
         at_roots = sum(bool(lot.roots) for lot in self._lots)
         thinking = sum(bool(lot.thinkers) for lot in self._lots)
         return at_roots < stages.replicas and thinking <= stages.replicas * len(stages.thinkers)
+
+    def _waits_for_more(self, first: Reply) -> bool:
+        """Whether the lot of a question would wait for the agents that write anyway, and may still get more."""
+        at_once = self._writes_at_once(first)
+        if at_once is None or first in self._alone:
+            return False
+        thought = (lot for lot in self._lots if not lot.thinkers)
+        backlog = sum(not reply.is_over for lot in thought for reply in lot.replies)
+        return backlog >= _BACKLOG * at_once and len(self._collect(first)) < self._most
 
     def _collect(self, first: Reply) -> Sequence[Reply]:
         """Return the questions that may go with the first, itself included. Those of one lot have different ids."""

@@ -43,7 +43,7 @@ class ServedTeams:
         self._running_turns = RunningTurns(self.fleet.running_turns)
         self._info: RuntimeInfo | None = None
         self._stages: dict[str, Stages] = {}
-        self._batcher = Batcher(self._stages_of, self._start_lot, config.batch_size)
+        self._batcher = Batcher(self._stages_of, self._writes_at_once, self._start_lot, config.batch_size)
         self._tasks: dict[Lot, asyncio.Task[None]] = {}
         self._runs: dict[Lot, LotRun] = {}
         self._lot_of: dict[Reply, Lot] = {}
@@ -144,6 +144,12 @@ class ServedTeams:
             )
         return self._stages[name]
 
+    def _writes_at_once(self, reply: Reply) -> int | None:
+        """Return how many answers are written at the same time by the replicas that there are now, if question by
+        question."""
+        now = self.fleet.writes_at_once()
+        return min(now.get(one.name, 0) for one in self.models[reply.request.model].topology.answering_agents) or None
+
     def _start_lot(self, lot: Lot) -> None:
         self._lot_of.update(dict.fromkeys(lot.replies, lot))
         model = self.models[lot.replies[0].request.model]
@@ -153,13 +159,17 @@ class ServedTeams:
     async def _run(self, lot: Lot) -> None:
         again: list[Reply] = []
         try:
-            again = await self._runs[lot].run(self._forget)
+            again = await self._runs[lot].run(self._note_end)
         finally:
             for reply in lot.replies:
                 self._forget(reply)
             del self._tasks[lot], self._runs[lot]
             self._batcher.finish(lot)
             self._batcher.add_alone(again)
+
+    def _note_end(self, reply: Reply) -> None:
+        self._forget(reply)
+        self._batcher.start_next()  # the backlog of those who write is shorter
 
     def _forget(self, reply: Reply) -> None:
         self._lot_of.pop(reply, None)

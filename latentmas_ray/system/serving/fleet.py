@@ -166,6 +166,10 @@ class Fleet:
                     result = decide_alone(result, call.questions, call.decision)
                 yield result
 
+    def writes_at_once(self) -> Mapping[str, int]:
+        """Return how many questions each agent writes at the same time now; see `LiveRuntime.writes_at_once`."""
+        return self._actors.live.writes_at_once()
+
     def running_turns(self) -> list[TurnProgress]:
         """Return how far the turns are that run now; see `LiveRuntime.running_turns`."""
         return self._actors.live.running_turns()

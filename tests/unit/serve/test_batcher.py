@@ -23,10 +23,11 @@ class Line:
 
     most: int = 8
     stages: Stages = CHAIN
+    writes_at_once: int | None = None
     started: list[Lot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.batcher = Batcher(self._stages_of, self.started.append, self.most)
+        self.batcher = Batcher(self._stages_of, lambda reply: self.writes_at_once, self.started.append, self.most)
 
     def add(self, *ids: str, model: str = "chain", **settings: Any) -> list[Reply]:
         replies = [make_reply(name, model, **settings) for name in ids]
@@ -126,3 +127,75 @@ def test_a_question_that_is_given_up_does_not_start() -> None:
     assert not line.batcher.remove(b)
     line.finish_turn(0, "planner")
     assert line.lots == [["a"]]
+
+
+def loaded_line(num_thought: int) -> Line:
+    """A line whose writer, which writes two questions at once, has so many that were thought about."""
+    line = Line(most=4, writes_at_once=2)
+    for number in range(num_thought):
+        line.add(f"before {number}")
+        for agent in ("planner", "critic"):
+            line.finish_turn(number, agent)
+    assert len(line.started) == num_thought
+    return line
+
+
+def test_behind_a_backlog_of_texts_a_lot_waits_until_it_is_full() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a", "b", "c")
+    assert line.batcher.num_waiting == 3
+    line.add("d", "e")
+    assert line.lots[4:] == [["a", "b", "c", "d"]]
+    assert line.batcher.num_waiting == 1
+
+
+def test_a_lot_waits_for_more_no_longer_than_the_backlog_lasts() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a", "b")
+    assert line.batcher.num_waiting == 2
+    line.started[0].replies[0].is_over = True
+    line.batcher.start_next()
+    assert line.lots[4:] == [["a", "b"]]
+
+
+def test_a_lot_waits_for_no_questions_that_still_think() -> None:
+    """Then those who write may soon have nothing to do."""
+    line = loaded_line(num_thought=3)
+    line.add("a")
+    assert line.lots[3:] == [["a"]]
+    line.finish_turn(3, "planner")
+    line.add("b")
+    assert line.lots[4:] == [["b"]]
+
+
+def test_a_question_that_waits_for_others_like_it_is_not_overtaken() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a", temperature=0.5)
+    line.add("b", "c", "d", "e")
+    assert line.batcher.num_waiting == 5
+    line.started[0].replies[0].is_over = True
+    line.batcher.start_next()
+    assert line.lots[4:] == [["a"]]
+
+
+def test_a_question_that_is_asked_again_alone_waits_for_no_other() -> None:
+    line = loaded_line(num_thought=4)
+    line.batcher.add_alone([make_reply("a", "chain")])
+    assert line.lots[4:] == [["a"]]
+
+
+def test_more_replicas_that_write_end_the_wait() -> None:
+    line = loaded_line(num_thought=4)
+    line.add("a")
+    assert line.batcher.num_waiting == 1
+    line.writes_at_once = 4
+    line.batcher.start_next()
+    assert line.lots[4:] == [["a"]]
+
+
+def test_those_who_waited_behind_a_question_that_is_given_up_start() -> None:
+    line = loaded_line(num_thought=4)
+    (first,) = line.add("a", temperature=0.5)
+    line.add("b", "c", "d", "e")
+    assert line.batcher.remove(first)
+    assert line.lots[4:] == [["b", "c", "d", "e"]]
