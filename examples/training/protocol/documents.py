@@ -87,7 +87,7 @@ class ThinkingMix:
     alone: float = 0.45
     wrong: float = 0.2
     wrong_alone: float = 0.4  # share of thoughts alone among the wrong memories
-    aim: Aim = "brief"
+    aim: Aim = "text"
 
 
 class DocumentWriter:

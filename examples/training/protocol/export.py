@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="of the study")
-    parser.add_argument("cell", help="whose weights, such as brief-1")
+    parser.add_argument("cell", help="whose weights, such as text-1")
     parser.add_argument("output", help="a folder that is made")
 
     def body() -> int:

@@ -25,17 +25,18 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.stats import accuracy_interval, compare_paired
 
 STEPS = (0, 5, 10, 20, 40, 80)
-MAIN, BEFORE = "brief", "tiny"
+MAIN, BEFORE = "text", "tiny"
 _LEAST_QUESTIONS, _MAX_QUESTIONS = 2, 1000  # `deranged` needs another one; the tasks have so many
 _FEW_STEPS = (10, 40)
 _NO_AIM = ThinkingMix(aim="none")
 _TRAININGS: Mapping[str, ThoughtTraining] = {
-    MAIN: ThoughtTraining(num_steps=700, num_taught=150),
+    MAIN: ThoughtTraining(num_steps=600, num_taught=120),
     # What each part is for: each lacks one thing, and is as long as half of the main training.
-    "half": ThoughtTraining(num_steps=350, num_taught=75),
-    "answers-alone": ThoughtTraining(num_steps=350, mix=_NO_AIM, losses=LossWeights(aim=0.0)),
-    "no-gradient": ThoughtTraining(num_steps=350, num_taught=75, depth=0),
-    "no-guard": ThoughtTraining(num_steps=350, num_taught=75, losses=LossWeights(guard=0.0)),
+    "half": ThoughtTraining(num_steps=300, num_taught=60),
+    "brief": ThoughtTraining(num_steps=300, num_taught=60, taught=(6, 8, 12, 20), mix=ThinkingMix(aim="brief")),
+    "answers-alone": ThoughtTraining(num_steps=300, mix=_NO_AIM, losses=LossWeights(aim=0.0)),
+    "no-gradient": ThoughtTraining(num_steps=300, num_taught=60, depth=0),
+    "no-guard": ThoughtTraining(num_steps=300, num_taught=60, losses=LossWeights(guard=0.0)),
 }
 _REWARD = RewardTraining(num_steps=150)
 

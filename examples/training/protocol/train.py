@@ -35,7 +35,7 @@ class ThoughtTraining:
 
     num_steps: int
     num_taught: int = 0
-    taught: Sequence[int] = (6, 8, 12, 20)  # numbers of thoughts in these steps
+    taught: Sequence[int] = (20, 40)  # numbers of thoughts in these steps
     thoughts: Sequence[int] = (0, 1, 2, 4, 5, 7, 10, 10, 14, 20, 20, 28, 40, 40, 56, 80)
     depth: int = 1
     num_rows: int = 12

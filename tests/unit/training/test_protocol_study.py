@@ -24,7 +24,7 @@ SMALL = ThoughtTraining(num_steps=3, num_taught=1, num_rows=2, num_old_rows=1, t
 
 
 def training_cell(training: ThoughtTraining = SMALL) -> StudyCell:
-    return StudyCell(name="brief-1", seed=1, settings={"training": training.to_json()})
+    return StudyCell(name="text-1", seed=1, settings={"training": training.to_json()})
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +182,9 @@ def judged(who: str, memory: str, verdicts: Mapping[str, str]) -> StudyRow:
 def rows() -> Sequence[StudyRow]:
     return [
         judged("tiny", "matched", {"0": "11110000", "40": "11000000"}),
-        judged("brief-1", "matched", {"0": "11110000", "40": "11111110"}),
-        judged("brief-1", "deranged", {"40": "10000000"}),
-        judged("brief-1", "none", {"0": "10000001"}),
+        judged("text-1", "matched", {"0": "11110000", "40": "11111110"}),
+        judged("text-1", "deranged", {"40": "10000000"}),
+        judged("text-1", "none", {"0": "10000001"}),
     ]
 
 
@@ -193,19 +193,19 @@ def test_the_tables_have_every_accuracy_and_the_paired_differences() -> None:
     assert notes.columns == ["weights", "memory", "0", "40"]
     assert [row[:2] for row in notes.rows] == [
         ["tiny", "matched"],
-        ["brief-1", "matched"],
-        ["brief-1", "deranged"],
-        ["brief-1", "none"],
+        ["text-1", "matched"],
+        ["text-1", "deranged"],
+        ["text-1", "none"],
     ]
     assert str(notes.rows[0][2]).startswith("50.0 [")
     assert notes.rows[2][2] == "–"
     assert not chain.rows
     assert not trainings.rows
     found = {(row[0], row[2], row[3]): str(row[4]).split()[0] for row in differences.rows}
-    assert found["brief-1", 40, "matched, after − before"] == "+62.5"
-    assert found["brief-1", 40, "P: matched − deranged"] == "+75.0"
-    assert found["brief-1", 40, "G: matched − none"] == "+62.5"
-    assert found["brief-1", 40, "matched, 40 − 0 steps"] == "+37.5"
+    assert found["text-1", 40, "matched, after − before"] == "+62.5"
+    assert found["text-1", 40, "P: matched − deranged"] == "+75.0"
+    assert found["text-1", 40, "G: matched − none"] == "+62.5"
+    assert found["text-1", 40, "matched, 40 − 0 steps"] == "+37.5"
     assert found["tiny", 40, "matched, 40 − 0 steps"] == "-25.0"
 
 
