@@ -1,13 +1,17 @@
 """Cells of studies as Ray tasks: once each, after those they need, and over failures, deaths and interruptions."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 import torch
 
 from examples.training.front_loading.__main__ import STUDY
 from examples.training.studies.command import Study, study_command
 from examples.training.studies.folder import StudyFolder, pack, unpack
+from examples.training.studies.on_core import wait_on_core
 from examples.training.studies.run import run_cells
 from examples.training.studies.table import StudyTable
 from tests.cases.studies import cell, count
@@ -74,6 +78,34 @@ def count_half(folder: StudyFolder) -> float:
     """Leave the state of a cell after three steps and 100 CPU seconds."""
     folder.save_state("c", pack((100.0, {"step": 3, "total": torch.full((1,), 3.0)})))
     return 100.0
+
+
+class Gate:
+    """An actor that answers when a file is there."""
+
+    def wait(self, folder: str) -> str:
+        (Path(folder) / "waits").touch()
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.05)
+        return "open"
+
+
+def hold_cores(gate: Any, folder: str) -> Any:
+    """Wait for the gate in a task."""
+    return wait_on_core(gate.wait.remote(folder))
+
+
+def test_a_cell_that_waits_for_its_actors_keeps_its_core(tmp_path: Path) -> None:
+    """Ray lends the cores of a task that waits in `ray.get`: then more cells run than there are cores."""
+    cores = ray.cluster_resources()["CPU"]
+    gate = ray.remote(num_cpus=0)(Gate).remote()
+    waited = ray.remote(num_cpus=cores)(hold_cores).remote(gate, str(tmp_path))
+    while not (tmp_path / "waits").exists():
+        time.sleep(0.05)
+    time.sleep(3.0)  # what nodes have is told to others about once a second
+    assert not ray.available_resources().get("CPU")
+    (tmp_path / "go").touch()
+    assert ray.get(waited) == "open"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from examples.training.studies.cell import SAVE_SECONDS, CellFunction, CellRun, StudyCell
 from examples.training.studies.folder import StudyFolder, pack, unpack
+from examples.training.studies.on_core import wait_on_core
 from latentmas_ray.actors.cluster import connect_as_configured
 from latentmas_ray.actors.errors import get_outcome, reason, remote_error
 from latentmas_ray.errors import ConfigError, first_line
@@ -152,13 +153,13 @@ def _compute(
     What was computed after the last saved state of an interrupted cell is lost, and is not counted.
     """
     torch.set_num_threads(1)
-    state = ray.get(keeper.load.remote(cell.name))
+    state = wait_on_core(keeper.load.remote(cell.name))
     earlier_seconds, resumed = (0.0, None) if state is None else unpack(state)
     begin = time.process_time() - earlier_seconds
 
     def write(value: Any) -> None:
         state = pack((time.process_time() - begin, value))
-        ray.get(keeper.save.remote(cell.name, state), timeout=_STATE_SECONDS)
+        wait_on_core(keeper.save.remote(cell.name, state), _STATE_SECONDS)
 
     weights = {name: unpack(blob) for name, blob in zip(cell.after, blobs, strict=True)}
     result = function(CellRun(cell, weights, resumed, write=write, save_seconds=save_seconds))

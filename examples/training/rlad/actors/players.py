@@ -17,6 +17,7 @@ from examples.training.rlad.actors.learner import Learner, PolicyText
 from examples.training.rlad.actors.rollouts import DrawnText, PromptToSample, RolloutWorker
 from examples.training.rlad.losses import GradientSettings
 from examples.training.rlad.task.prompts import POLICIES
+from examples.training.studies.on_core import wait_on_core
 
 
 class PolicyPair(Protocol):
@@ -79,11 +80,11 @@ class Players:
             worker.draw.remote(role, version, part, num=num, temperature=temperature, seed=seed)
             for worker, part in zip(self._workers, parts, strict=False)
         ]
-        return [texts for part in ray.get(drawn) for texts in part]
+        return [texts for part in map(wait_on_core, drawn) for texts in part]
 
     def fit(self, role: str, texts: Sequence[PolicyText], rate: float) -> dict[str, float]:
         """Take a supervised step; return its figures."""
-        figures: dict[str, float] = ray.get(self._learners[role].fit.remote(texts, rate))
+        figures: dict[str, float] = wait_on_core(self._learners[role].fit.remote(texts, rate))
         self._is_new[role] = True
         return figures
 
@@ -92,7 +93,7 @@ class Players:
     ) -> dict[str, float]:
         """Take steps of the policy gradient; return their figures."""
         step = self._learners[role].improve.remote(texts, settings, num_batches=num_batches, seed=seed)
-        figures: dict[str, float] = ray.get(step)
+        figures: dict[str, float] = wait_on_core(step)
         self._is_new[role] = True
         return figures
 
@@ -100,25 +101,26 @@ class Players:
         """Give every worker the learner's weights, as a new version."""
         self._versions[role] += 1
         weights = self._learners[role].weights.remote()
-        ray.get([worker.set_weights.remote(role, self._versions[role], weights) for worker in self._workers])
+        for done in [worker.set_weights.remote(role, self._versions[role], weights) for worker in self._workers]:
+            wait_on_core(done)
         self._is_new[role] = False
 
     def weights(self, role: str) -> dict[str, Tensor]:
         """Return a policy's weights."""
-        found: dict[str, Tensor] = ray.get(self._learners[role].weights.remote())
+        found: dict[str, Tensor] = wait_on_core(self._learners[role].weights.remote())
         return found
 
     def state(self) -> dict[str, Any]:
         """Return what the learners need to continue."""
-        return {role: ray.get(learner.state.remote()) for role, learner in self._learners.items()}
+        return {role: wait_on_core(learner.state.remote()) for role, learner in self._learners.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         for role, learner in self._learners.items():
-            ray.get(learner.load.remote(state[role]))
+            wait_on_core(learner.load.remote(state[role]))
             self._is_new[role] = True
 
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of all actors since they began."""
         actors = (*self._learners.values(), *self._workers)
-        return float(sum(ray.get([actor.cpu_seconds.remote() for actor in actors])))
+        return float(sum(map(wait_on_core, [actor.cpu_seconds.remote() for actor in actors])))
