@@ -99,6 +99,12 @@ class MachineProblem:
         return self.values[-1]
 
     @property
+    def split(self) -> Split:
+        """The split, by the rule, the examples in any order, and the start."""
+        code = [number for step in self.rule for number in (_CODES[step.kind], step.size)]
+        return split_of([*code, *sorted(before for before, _ in self.examples), self.start])
+
+    @property
     def question(self) -> str:
         pairs = [f"{before} into {after}" for before, after in self.examples]
         turned = f"{', '.join(pairs[:-1])} and {pairs[-1]}"
@@ -116,14 +122,13 @@ class MachineProblem:
 
 
 def make_machine(rng: Random, split: Split) -> MachineProblem:
-    """Return a problem whose rule and start belong together to `split`. Only rules of the same effect fit it."""
+    """Return a problem of `split`. Only rules of the same effect as its own fit it."""
     while True:
         rule = rng.choice(RULES)
         *inputs, start = rng.sample(range(1, MAX_INPUT + 1), NUM_EXAMPLES + 1)
         examples = tuple((one, values_of(rule, one)[-1]) for one in inputs)
         problem = MachineProblem(rule, examples, start)
-        code = [number for step in rule for number in (_CODES[step.kind], step.size)]
-        if split_of([*code, start]) == split and _is_in_range(problem):
+        if problem.split == split and _is_in_range(problem):
             return problem
 
 
