@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 def load_model(
     name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE, revision: str | None = None
 ) -> LanguageModel:
-    """Load and check a model. `name` is an embedded model, a folder or a hub id; `revision` a branch, tag or commit of a
-    hub id; `dtype` auto keeps the model's own.
+    """Load and check a model. `name` is an embedded model, a folder or a hub id; `revision` a branch, tag or commit of
+    a hub id; `dtype` auto keeps the model's own.
 
     A model that is too large for one GPU is spread over the visible ones, unless `device` names one. With several
     `ranks` only this rank's part of the weights is read. Raises ModelError if the model cannot be loaded, does not fit
