@@ -33,7 +33,7 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
         UnusedFlags(
             fields=("anyway",),
             when=lambda flags: flags["model"] not in EMBEDDED_MODELS,
-            why=f"with --model: only {' and '.join(EMBEDDED_MODELS)} refuse questions",
+            why=f"with --model: only {', '.join(EMBEDDED_MODELS)} refuse questions",
         ),
         UnusedFlags(
             fields=("anyway",),

@@ -43,7 +43,7 @@ from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
 EMBEDDED_MODEL = "tiny"  # the default
-EMBEDDED_MODELS = EMBEDDED_MODEL, "small"  # trained for `chain` and `notes`
+EMBEDDED_MODELS = EMBEDDED_MODEL, "small", "tiny-latent"  # trained for `chain` and `notes`
 # Fields that are, or may be, files or folders of this machine.
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory", "decide_accuracies", "translation")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
@@ -112,7 +112,9 @@ class ConfigPart(BaseModel):
 class ModelConfig(ConfigPart):
     """The model, its number format and its device."""
 
-    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, small, a model folder, or a hub id")
+    model: str = Field(
+        default=EMBEDDED_MODEL, min_length=1, description="tiny, small, tiny-latent, a model folder, or a hub id"
+    )
     models: Annotated[dict[str, str], Since(before={})] = Field(
         default_factory=dict, description="of agents that have another model, as in planner=tiny,judger=FOLDER"
     )

@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 def load_model(
     name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE, revision: str | None = None
 ) -> LanguageModel:
-    """Load and check a model. `name` is `tiny`, `small`, a folder or a hub id; `revision` a branch, tag or commit of a
-    hub id; `dtype` auto keeps the model's own.
+    """Load and check a model. `name` is an embedded model, a folder or a hub id; `revision` a branch, tag or commit of
+    a hub id; `dtype` auto keeps the model's own.
 
     A model that is too large for one GPU is spread over the visible ones, unless `device` names one. With several
     `ranks` only this rank's part of the weights is read. Raises ModelError if the model cannot be loaded, does not fit
@@ -81,14 +81,14 @@ def warn_without_template(lm: LanguageModel) -> None:
 
 def check_configuration(name: str, revision: str | None) -> None:
     """Find and check a model's configuration; part of `check_name`. Raises ModelError."""
-    with translated(name, "it must be tiny, small, a model folder or a hub id"):
+    with translated(name, "it must be tiny, small, tiny-latent, a model folder or a hub id"):
         check_config(_found_config(name, revision), name)
 
 
 def read_config(name: str, revision: str | None = None) -> PretrainedConfig:
     """The configuration of a model that may be one that cannot collaborate. Raises ModelError where there is none."""
     check_place(name, revision)
-    with translated(name, "it must be tiny, small, a model folder or a hub id"):
+    with translated(name, "it must be tiny, small, tiny-latent, a model folder or a hub id"):
         return _found_config(name, revision)
 
 

@@ -41,7 +41,9 @@ def check_place(name: str, revision: str | None = None) -> None:
     if name in EMBEDDED_MODELS:
         return
     if path is None and not _may_be_on_hub(name):
-        raise ModelError("model", name, "there is no such folder; give tiny, small, a model folder or a hub id")
+        raise ModelError(
+            "model", name, "there is no such folder; give tiny, small, tiny-latent, a model folder or a hub id"
+        )
     if path is not None:
         _check_folder(path, name)
 

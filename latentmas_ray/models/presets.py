@@ -157,7 +157,7 @@ def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16", devi
 
 
 def kv_shape(name: str, *, dtype: str = "auto") -> KVCacheSpec:
-    """The KV spec of one of `SHAPES`, of `tiny` or `small`, or of a model folder or hub id; `dtype` auto keeps the
+    """The KV spec of one of `SHAPES`, of an embedded model, or of a model folder or hub id; `dtype` auto keeps the
     model's own.
 
     Raises ModelError.

@@ -185,11 +185,15 @@ def _embedded(num_layers: int, hidden_size: int, vocab_size: int) -> ModelDims:
     )
 
 
-EMBEDDED: Mapping[str, ModelDims] = {"tiny": _embedded(4, 256, 805), "small": _embedded(3, 224, 867)}
+EMBEDDED: Mapping[str, ModelDims] = {
+    "tiny": _embedded(4, 256, 805),
+    "small": _embedded(3, 224, 867),
+    "tiny-latent": _embedded(4, 256, 805),
+}
 
 
 def known_dims(name: str) -> ModelDims | None:
-    """Return the dimensions of `tiny`, `small`, a preset, a hub id that ends in a preset's name, or a model folder;
+    """Return the dimensions of an embedded model, a preset, a hub id that ends in a preset's name, or a model folder;
     None for any other name. Raises ModelError for a folder without a usable config.json."""
     if (embedded := EMBEDDED.get(name)) is not None:
         return embedded
@@ -200,7 +204,7 @@ def known_dims(name: str) -> ModelDims | None:
 
 
 def is_published(name: str) -> bool:
-    """Return whether this is `tiny`, `small`, a preset, or a hub id that ends in a preset's name."""
+    """Return whether this is an embedded model, a preset, or a hub id that ends in a preset's name."""
     return name in EMBEDDED or (_preset_of(name) is not None and not Path(name).is_dir())
 
 

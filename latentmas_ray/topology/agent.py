@@ -70,7 +70,7 @@ class Agent(ValidatedModel):
         "keep": "it must be a share of the prompt's positions: more than 0 and at most 1",
         "close_turn": "it must be true or false",
         "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
-        "model": "it must be text: tiny, small, a model folder or a hub id",
+        "model": "it must be text: tiny, small, tiny-latent, a model folder or a hub id",
         "dtype": f"it must be one of {', '.join(get_args(ModelDType))}",
         "template": "it must be a mapping (key: value lines)",
         "suffix": "it must be text",

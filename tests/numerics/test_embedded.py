@@ -9,10 +9,11 @@ from examples.tiny_model.designs import DESIGNS
 from latentmas_ray import LatentMAS
 from latentmas_ray.config import EMBEDDED_MODELS
 from latentmas_ray.models import load_model
-from latentmas_ray.models.names import find_path
+from latentmas_ray.models.names import find_path, model_folder
 from latentmas_ray.placement.model_dims import EMBEDDED
 
-MAX_BYTES = {"tiny": 12_000_000, "small": 4_000_000}
+MAX_BYTES = {"tiny": 12_000_000, "small": 4_000_000, "tiny-latent": 2_600_000}
+OF_ITS_OWN = ("tiny", "small")  # the others are stored as a difference
 NUM_QUESTIONS = 32
 
 
@@ -32,14 +33,11 @@ def accuracy(**fields: Any) -> float:
 
 @pytest.mark.parametrize("name", EMBEDDED_MODELS)
 def test_it_is_small_and_complete(name: str) -> None:
-    folder = find_path(name)
+    folder, loaded = find_path(name), model_folder(name)
     assert folder is not None
-    assert {path.name for path in folder.iterdir()} >= {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "README.md",
-    }
+    assert loaded is not None
+    assert (folder / "README.md").is_file()
+    assert {path.name for path in loaded.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES[name]
 
 
@@ -52,7 +50,7 @@ def test_its_figures_are_those_of_its_weights(name: str) -> None:
     assert lm.model.get_input_embeddings().weight is not lm.model.get_output_embeddings().weight
 
 
-@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+@pytest.mark.parametrize("name", OF_ITS_OWN)
 def test_its_tokenizer_is_the_one_that_training_makes(name: str) -> None:
     own, trained = load_model(name).chat.tokenizer, DESIGNS[name].train_tokenizer()
     assert own.get_vocab() == trained.get_vocab()
@@ -101,3 +99,22 @@ def test_memory_of_one_model_carries_what_an_answer_of_the_other_needs(
     team: dict[str, Any] = {"model": experts, "models": {"answerer": answerer}, "topology": topology}
     assert accuracy(**team) >= 0.75
     assert accuracy(**team, memory="deranged") <= 0.45
+
+
+def test_the_model_that_reads_its_thoughts_gets_the_facts_from_them_alone() -> None:
+    thoughts: dict[str, Any] = {"topology": "hierarchical", "memory": "latent-only", "latent_steps": 40}
+    assert accuracy(model="tiny-latent", **thoughts) >= 0.7
+    assert accuracy(model="tiny", **thoughts) <= 0.45
+    assert accuracy(model="tiny-latent", topology="hierarchical", memory="deranged", latent_steps=40) <= 0.45
+
+
+def test_a_wrong_memory_does_not_mislead_it() -> None:
+    wrong: dict[str, Any] = {"task": "chain", "memory": "deranged", "latent_steps": 10}
+    assert accuracy(model="tiny-latent", **wrong) >= 0.8
+    assert accuracy(model="tiny", **wrong) <= 0.5
+
+
+def test_its_files_differ_from_those_it_is_a_difference_to() -> None:
+    own, base = load_model("tiny-latent"), load_model("tiny")
+    assert own.spec.weights_revision != base.spec.weights_revision
+    assert own.chat.tokenizer.get_vocab() == base.chat.tokenizer.get_vocab()

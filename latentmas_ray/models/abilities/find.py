@@ -44,7 +44,7 @@ class Abilities:
 
 
 def find_abilities(name: str, *, dtype: str = "auto", revision: str | None = None) -> Abilities:
-    """Find what a model can do; `name` is `tiny`, `small`, a folder or a hub id, `dtype` auto keeps the model's own.
+    """Find what a model can do; `name` is an embedded model, a folder or a hub id, `dtype` auto keeps the model's own.
 
     A model that cannot collaborate has a `refusal`. Raises ModelError where there is no model: for a wrong name or
     folder, a configuration or a tokenizer that does not load, and weights that are not those of the configuration.

@@ -39,7 +39,7 @@ class WriterEmbeddings:
 
 
 def load_embeddings(name: str, revision: str | None = None) -> WriterEmbeddings:
-    """Read the embeddings of `tiny` or `small`, a model folder or a hub id; nothing else of its weights is read.
+    """Read the embeddings of an embedded model, a model folder or a hub id; nothing else of its weights is read.
 
     Raises ModelError for a model without safetensors files, or whose files lack the tensors.
     """

@@ -50,7 +50,9 @@ PATHS = (
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_name_that_is_no_hub_id_is_not_looked_up(name: str, hub: list[str]) -> None:
-    with pytest.raises(ModelError, match="there is no such folder; give tiny, small, a model folder or a hub id"):
+    with pytest.raises(
+        ModelError, match="there is no such folder; give tiny, small, tiny-latent, a model folder or a hub id"
+    ):
         check_name(name)
     assert hub == []
 
