@@ -33,8 +33,9 @@ def make_app(
             await app.state.endpoint.aclose()
 
     # A path is there or it is not: a redirection would name the server as the request's header Host does.
-    closed = {"docs_url": None, "redoc_url": None, "openapi_url": None, "redirect_slashes": False}
-    app = FastAPI(title="latentmas", lifespan=lifespan, **closed)
+    app = FastAPI(
+        title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     app.state.endpoint = Endpoint(teams, limits, metrics or teams.metrics)
     for module in (models, chat, completions, conversations, health, page):
         app.include_router(module.router)
