@@ -73,6 +73,7 @@ _FLAG_FIELDS = (
         "calibrate",
         "options",
         "rule",
+        "file",
         "accuracies",
         "topologies",
         "topologies_file",

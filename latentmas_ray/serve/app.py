@@ -32,7 +32,10 @@ def make_app(
         finally:
             await app.state.endpoint.aclose()
 
-    app = FastAPI(title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    # A path is there or it is not: a redirection would name the server as the request's header Host does.
+    app = FastAPI(
+        title="latentmas", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     app.state.endpoint = Endpoint(teams, limits, metrics or teams.metrics)
     for module in (models, chat, completions, conversations, health, page):
         app.include_router(module.router)

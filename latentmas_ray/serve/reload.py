@@ -34,6 +34,12 @@ class TopologyList:
         YAML."""
         return (*self._names, *(() if self._path is None else _read(self._path)))
 
+    def located(self, error: ConfigError) -> ConfigError:
+        """Return the error of a topology that cannot be served, with the file, if that is where it is named."""
+        if error.field != "topologies" or self._path is None or error.value in self._names:
+            return error
+        return ConfigError("topologies_file", f"{self._path}: {error.value}", error.expected)
+
 
 class Reloader:
     """Reloads the topologies of an endpoint; one reload at a time."""
@@ -70,6 +76,8 @@ class Reloader:
             if self._is_ending():
                 return False
             await teams.start()
+        except ConfigError as error:
+            return self._failed(str(self._topologies.located(error)))
         except LatentMASError as error:
             return self._failed(str(error))
         except Exception as error:  # noqa: BLE001  it ends no server
@@ -108,13 +116,19 @@ def _read(path: Path) -> list[str]:
         return ConfigError("topologies_file", value, expected)
 
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+            raise refused(str(path), "it must be a YAML file")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise refused(str(path), f"it cannot be read: {reason}; it must be a YAML file") from None
     if len(content) > _MAX_BYTES:
         raise refused(str(path), f"it must have at most {_MAX_BYTES} bytes")
+    if not content.strip():
+        raise refused(f"{path}: nothing", _FORM)
     try:
         data = MarkedYAML.read(content.decode(), str(path)).data
     except UnicodeDecodeError:

@@ -162,7 +162,7 @@ def listen(host: str, port: int, *, send_seconds: float, backlog: int = 2048) ->
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(send_seconds * 1000)))
-        listener.bind((_name_of(host), port))
+        listener.bind((check_host(host), port))
         listener.listen(backlog)
     except BaseException as error:
         listener.close()
@@ -179,7 +179,8 @@ def _unusable(host: str, port: int, error: OSError) -> ConfigError:
     return ConfigError("port", port, f"{host} cannot be listened on: {reason}")
 
 
-def _name_of(host: str) -> str:
+def check_host(host: str) -> str:
+    """Return `host`. Raises ConfigError for what is no name at all."""
     try:
         is_name = bool(host.strip() and host.encode("idna"))
     except UnicodeError:

@@ -1,5 +1,6 @@
 """A server of its own for a benchmark: `latentmas serve` in a process, from its start until it is drained."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -13,13 +14,14 @@ from contextlib import suppress
 from typing import IO
 
 from latentmas_ray.bench.serve.settings import ServeBenchSettings
-from latentmas_ray.errors import RunError
+from latentmas_ray.errors import ConfigError, RunError
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 600.0  # a large model is loaded meanwhile
 _DRAIN_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _SHOWN_BYTES = 4000  # of what it wrote, where it fails
+_REFUSED = re.compile(r"error: (--[\w-]+): got '(.*)'; (.*)")
 
 
 class OwnServer:
@@ -63,7 +65,9 @@ class OwnServer:
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                raise RunError(f"the server ended while it started: {self._last_line()}")
+                if refused := _REFUSED.fullmatch(said := self._last_line()):  # a flag of `server_flags`
+                    raise ConfigError(*refused.groups())
+                raise RunError(f"the server ended while it started: {said}")
             if _is_ready(f"http://{_HOST}:{self._port}/ready"):
                 return
             time.sleep(_POLL_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from latentmas_ray.serve.api.handlers import error_response
 from latentmas_ray.units import format_bytes
 
 ANONYMOUS: Final = "-"  # the caller's key on a server without keys
+_CLIENT_BITS: Final = 64  # of an IPv6 address, those that its network gives to a client
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _EXPOSED: Final = "X-Request-Id, Retry-After, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests"
 
@@ -37,7 +39,7 @@ class HttpExchange:
                 **scope.get("state", {}),
                 "request_id": self.request_id,
                 "api_key": ANONYMOUS,
-                "caller": f"address {scope['client'][0]}" if scope.get("client") else ANONYMOUS,
+                "caller": f"address {_network_of(scope['client'][0])}" if scope.get("client") else ANONYMOUS,
             },
         }
         self.rate: RateState | None = None
@@ -60,7 +62,8 @@ class HttpExchange:
 
     @property
     def caller(self) -> str:
-        """Whose requests are counted together: those of a key, or without keys those of an address."""
+        """Whose requests are counted together: those of a key, or without keys those of an address; of IPv6 those of
+        a network, since a client has 2^64 addresses."""
         return str(self.scope["state"]["caller"])
 
     def check_length(self) -> None:
@@ -126,3 +129,16 @@ class HttpExchange:
         if (origin := self.headers.get("origin")) and self._limits.allows_origin(origin):
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = _EXPOSED
+
+
+def _network_of(address: str) -> str:
+    """Return what a client cannot choose of its address."""
+    try:
+        found = ip_address(address)
+    except ValueError:  # of a socket file or a test
+        return address
+    if isinstance(found, IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(IPv6Network((found.packed, _CLIENT_BITS), strict=False))

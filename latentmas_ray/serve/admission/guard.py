@@ -91,7 +91,7 @@ class RequestGuard:
                 wait = exchange.rate.wait_seconds
                 raise ApiError(429, message, None, "rate_limit_exceeded", retry_after=wait)
         if _JSON.fullmatch(kind := headers.get("content-type", "")) is None:
-            message = f"the header Content-Type is {shown(kind)}; it must be application/json"
+            message = f"the header Content-Type is {shown(kind) or 'missing'}; it must be application/json"
             raise ApiError(415, message, None, "unsupported_media_type")
         exchange.check_length()
 

@@ -12,8 +12,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.api.errors import ApiError
@@ -48,17 +47,21 @@ def make_key(name: str) -> NewKey:
 
 def add_key(path: str, name: str) -> str:
     """Add the entry of a new key to a file, which is made, for its owner alone, if there is none. Returns the key.
-    Raises ConfigError, as `ApiKeys.from_file` and `make_key` do, and for a name that the file has already."""
+    Raises ConfigError as `make_key` does, for a name that the file has already, and, its field `file`, for a file that
+    a server would refuse."""
     made = make_key(name)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
     try:
-        is_empty = not Path(path).exists() or Path(path).stat().st_size == 0
-        if not is_empty and name in ApiKeys.from_file(path).names:
-            raise ConfigError("NAME", name, f"{path} has a key of this name; remove its line first, or choose another")
-        before = "" if is_empty or Path(path).read_bytes().endswith(b"\n") else "\n"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
+        with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as file:
+            text = _checked_text(file, path)
+            if any(map(_entry_of, text.split("\n"))) and name in ApiKeys.parse(text, path).names:
+                expected = f"{path} has a key of this name; remove its line first, or choose another"
+                raise ConfigError("NAME", name, expected)
+            before = "" if not text or text.endswith("\n") else "\n"
             file.write(f"{before}{made.entry}\n".encode())
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        field = "file" if error.field == "api_keys" else error.field
+        raise ConfigError(field, error.value, error.expected) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError("file", path, f"it cannot be written: {reason}") from None
@@ -84,7 +87,12 @@ class ApiKeys:
     def from_file(cls, path: str) -> "ApiKeys":
         """Read a file. Raises ConfigError, its field `api_keys`, for a file that is not there, that others may change
         or read, or that has a line of another form."""
-        return cls._parsed(_read(path).split("\n"), "api_keys", f"{path}, line")
+        return cls.parse(_read(path), path)
+
+    @classmethod
+    def parse(cls, text: str, path: str) -> "ApiKeys":
+        """Read the text of a file. Raises ConfigError, its field `api_keys`, for a line of another form."""
+        return cls._parsed(text.split("\n"), "api_keys", f"{path}, line")
 
     @classmethod
     def from_environment(cls, text: str) -> "ApiKeys":
@@ -95,8 +103,7 @@ class ApiKeys:
     def _parsed(cls, lines: Iterable[str], field: str, where: str) -> "ApiKeys":
         digests: dict[str, str] = {}
         for number, line in enumerate(lines, start=1):
-            text = line.strip()
-            if not text or text.startswith("#"):
+            if not (text := _entry_of(line)):
                 continue
             match = _ENTRY.fullmatch(text)
             if match is None:
@@ -140,29 +147,42 @@ def _digest(key: str) -> str:
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _entry_of(line: str) -> str:
+    """Return what a line has besides spaces; empty for a comment."""
+    text = line.strip()
+    return "" if text.startswith("#") else text
+
+
 def _read(path: str) -> str:
     """Return the text of a file of keys. Raises ConfigError."""
+    try:
+        # Without O_NONBLOCK a named pipe would be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return _checked_text(file, path)
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        expected = f"it cannot be read: {reason}; it must be a file with a {_ENTRY_FORM} on each line"
+        raise ConfigError("api_keys", path, expected) from None
+
+
+def _checked_text(file: IO[bytes], path: str) -> str:
+    """Return the text of an open file of keys. Raises ConfigError for one that cannot be trusted, OSError."""
 
     def refused(expected: str) -> ConfigError:
         return ConfigError("api_keys", path, expected)
 
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise refused("it must be a file")
+    if status.st_mode & _SHARED:
+        raise refused("others may change or read it; allow only its owner, as chmod 600 does")
+    if status.st_uid not in (0, os.geteuid()):
+        raise refused("it must belong to the user of the server, or to root")
+    if status.st_size > MAX_FILE_BYTES:
+        raise refused(f"it must have at most {MAX_FILE_BYTES} bytes")
     try:
-        # Without O_NONBLOCK a named pipe would be waited for.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise refused("it must be a file")
-            if status.st_mode & _SHARED:
-                raise refused("others may change or read it; allow only its owner, as chmod 600 does")
-            if status.st_uid not in (0, os.geteuid()):
-                raise refused("it must belong to the user of the server, or to root")
-            if status.st_size > MAX_FILE_BYTES:
-                raise refused(f"it must have at most {MAX_FILE_BYTES} bytes")
-            return file.read(MAX_FILE_BYTES).decode()
-    except ConfigError:
-        raise
+        return file.read(MAX_FILE_BYTES).decode()
     except UnicodeDecodeError:
         raise refused("it must be text in UTF-8") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise refused(f"it cannot be read: {reason}; it must be a file with a {_ENTRY_FORM} on each line") from None

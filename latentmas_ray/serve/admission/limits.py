@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
 from typing import Any, ClassVar, Final
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
-from latentmas_ray.serve.admission.keys import ApiKeys
+from latentmas_ray.serve.admission.keys import ENVIRONMENT_NAME, ApiKeys
 from latentmas_ray.serve.api.messages import MessageLimits
 from latentmas_ray.serve.conversations.limits import ConversationLimits
 
@@ -19,6 +20,18 @@ _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?|https?://\[[0
 _ORIGIN_FORM: Final = "it must be the start of a page's address, as in https://chat.example.org, or * for any page"
 _HOST: Final = re.compile(r"[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]+\]", re.ASCII)
 _HOST_FORM: Final = "it must be a name or an address without scheme and port, as in chat.example.org"
+# Fields of the limits of a configuration file, by the flag that errors name.
+_FIELDS_OF_FLAGS: Final = {
+    "allow_host": "allow_hosts",
+    "allow_origin": "allow_origins",
+    "conversation_memory": "conversations.max_bytes",
+    "max_conversations": "conversations.max_number",
+    "conversation_ttl": "conversations.ttl_seconds",
+    "max_exchanges": "conversations.max_exchanges",
+}
+# Kinds of pydantic's errors.
+_NOT_KNOWN: Final = ("extra_forbidden", "unexpected_keyword_argument")
+_FORMS: Final = {"tuple_type": "it must be a list", "dataclass_type": "it must be a mapping"}
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -48,6 +61,9 @@ class ServeLimits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(name, value, "it must be at least 1")
+        for name, value in self.messages._asdict().items():
+            if value < 1:
+                raise ConfigError(f"messages.{name}", value, "it must be at least 1")
         if self.max_waiting < 0:
             raise ConfigError("max_waiting", self.max_waiting, "it must be at least 0")
         for name in ("body_seconds", "send_seconds", "request_seconds"):
@@ -90,13 +106,34 @@ def read_limits(given: Mapping[str, Any]) -> ServeLimits:
     if not isinstance(path, str | None):
         raise ConfigError("limits.api_keys", path, "it must be the path of a file")
     try:
-        return _LIMITS.validate_python({**values, "keys": read_keys(path)})
+        limits = _LIMITS.validate_python({**values, "keys": read_keys(path)})
+        hosts = None if limits.allow_hosts is None else _checked_hosts(limits.allow_hosts)
+    except ConfigError as error:  # of the keys and of the names
+        is_elsewhere = error.field == ENVIRONMENT_NAME
+        raise error if is_elsewhere else ConfigError(_in_file(error.field), error.value, error.expected) from None
     except ValidationError as error:
         first = error.errors()[0]
-        if isinstance(own := first.get("ctx", {}).get("error"), ConfigError):  # of `ServeLimits` itself
-            raise ConfigError(f"limits.{own.field}", own.value, own.expected) from None
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"limits.{place}", first["input"], first["msg"].replace("Input should", "it must")) from None
+        if isinstance(own := first.get("ctx", {}).get("error"), ConfigError):  # of `ServeLimits` and its parts
+            raise ConfigError(_in_file(own.field), own.value, own.expected) from None
+        place = tuple(str(part) for part in first["loc"])
+        raise ConfigError(".".join(("limits", *place)), first["input"], _expected(first, place)) from None
+    return replace(limits, allow_hosts=hosts)
+
+
+def _in_file(field: str) -> str:
+    """Return the name of a field of the configuration file, where a flag has another."""
+    return f"limits.{_FIELDS_OF_FLAGS.get(field, field)}"
+
+
+def _expected(error: ErrorDetails, place: tuple[str, ...]) -> str:
+    """Return what would be right, in the words of the file."""
+    kind = error["type"]
+    if kind in _NOT_KNOWN:
+        known = MessageLimits._fields if place[0] == "messages" else [one.name for one in fields(ConversationLimits)]
+        return f"known fields are {', '.join(known)}"
+    if kind in _FORMS:
+        return _FORMS[kind]
+    return error["msg"].replace("Input should", "it must")
 
 
 def hosts_for(host: str, keys: ApiKeys | None, more: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -106,12 +143,18 @@ def hosts_for(host: str, keys: ApiKeys | None, more: Sequence[str] = ()) -> tupl
     that leads here (DNS rebinding) would pass for its own. `more` are further names, as of a proxy in front. Raises
     ConfigError for what no header `Host` can name.
     """
-    for name in more:
-        if _HOST.fullmatch(name) is None:
-            raise ConfigError("allow_host", name, _HOST_FORM)
+    names = _checked_hosts(more)
     if keys is not None or not is_local(host):
         return None
-    return (*_LOCAL_NAMES, host.lower(), *(name.lower() for name in more))
+    return (*_LOCAL_NAMES, host.lower(), *names)
+
+
+def _checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names as requests are compared with them. Raises ConfigError."""
+    for name in names:
+        if _HOST.fullmatch(name) is None:
+            raise ConfigError("allow_host", name, _HOST_FORM)
+    return tuple(name.lower() for name in names)
 
 
 def is_local(host: str) -> bool:

@@ -1,13 +1,15 @@
 """The queue in front of the team: bounds on questions and on memory, and turns by key.
 
 The team works on a bounded number of questions, with a bounded number of bytes of working memory; further requests
-wait. Of those that wait, the keys take turns: one with a hundred requests delays another's single one by one request.
-When the queue is full, the newest request of the key with most of them is refused (429), so no key can fill it alone.
+wait. Of those that wait, the keys take turns, by questions (start-time fair queueing: Goyal, Vin and Cheng, 1996): one
+with a hundred requests delays another's single one by one request, and one whose request has 64 questions then waits
+until others have had as many. When the queue is full, the newest request of the key with most questions in it is
+refused (429), so no key can fill it alone.
 """
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +21,7 @@ from latentmas_ray.units import format_bytes
 _FIRST_SECONDS: Final = 2.0  # of a question, until some have been answered
 _NEW_SHARE: Final = 0.1  # of the newest question in the mean
 _MAX_RETRY_SECONDS: Final = 120.0
+_MAX_KEYS: Final = 10_000  # whose past turns are known; without keys they are addresses, and there may be many
 
 
 @dataclass(eq=False)
@@ -69,7 +72,11 @@ class Admission:
         """`max_running` and `max_waiting` count questions; None: memory is not bounded here."""
         self._max_running, self._max_waiting, self._max_bytes = max_running, max_waiting, max_memory_bytes
         self._clock = clock
-        self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()  # by key, the one whose turn is next first
+        self._waiting: dict[str, deque[Ticket]] = {}  # by key, the one that has waited longest first
+        # While some wait: how many questions of each key have had their turn, and of the one whose turn was last. A key
+        # that comes begins there: it has no turns to make up for.
+        self._turns: dict[str, int] = {}
+        self._now = 0
         self._running: set[Ticket] = set()
         self._seconds = _FIRST_SECONDS
         self._is_closed = False
@@ -89,15 +96,18 @@ class Admission:
         """Estimated bytes of working memory of the questions that the team has."""
         return sum(ticket.num_bytes for ticket in self._running)
 
-    def admit(self, key: str, *, num_questions: int = 1, num_bytes: int = 0) -> Ticket:
+    def admit(self, key: str, *, num_questions: int = 1, weight: int = 1, num_bytes: int = 0) -> Ticket:
         """Return a place for a request, which may have to wait for its turn.
 
-        `num_bytes` is an estimate of its working memory. Raises ApiError: 429 if the queue is full, 400 for a request
-        that can never be taken, 503 after `close`.
+        It counts as `weight` questions, if those are more: with several samples of each it is as much work. One that
+        counts as more than the team ever has is taken when the team has nothing else. `num_bytes` is an estimate of its
+        working memory. Raises ApiError: 429 if the queue is full, 400 for a request that can never be taken, 503 after
+        `close`.
         """
         if self._is_closed:
             raise aborted()
         self._check_size(num_questions, num_bytes)
+        num_questions = max(num_questions, min(weight, self._max_running))
         ticket = Ticket(self, key, num_questions, num_bytes, asyncio.get_running_loop().create_future())
         if not self._waiting and self._fits(ticket):
             self._begin(ticket)
@@ -106,6 +116,8 @@ class Admission:
             raise self._full()
         for other in self._in_its_place(key, num_questions):
             self._refuse(other, self._full())
+        if key not in self._waiting:
+            self._turns[key] = max(self._now, self._turns.get(key, 0))
         self._waiting.setdefault(key, deque()).append(ticket)
         return ticket
 
@@ -152,18 +164,19 @@ class Admission:
             ticket.admitted.set_result(None)
 
     def _begin_next(self) -> None:
-        """Begin requests that fit, one of each key in turn. A large one that does not fit yet holds the others back, so
-        that it comes to its turn."""
+        """Begin requests that fit, the next of the key that has had fewest turns. A large one that does not fit yet
+        holds the others back, so that it comes to its turn."""
         while self._waiting:
-            key, tickets = next(iter(self._waiting.items()))
-            if not self._fits(tickets[0]):
+            key = min(self._waiting, key=self._turns.__getitem__)
+            ticket = self._waiting[key][0]
+            if not self._fits(ticket):
                 return
-            ticket = tickets.popleft()
-            if tickets:
-                self._waiting.move_to_end(key)
-            else:
-                del self._waiting[key]
+            self._now = self._turns[key]
+            self._turns[key] += ticket.num_questions
+            self._remove(ticket)
             self._begin(ticket)
+        self._turns.clear()
+        self._now = 0
 
     def _in_its_place(self, key: str, num_questions: int) -> list[Ticket]:
         """Return the requests to refuse so that this one can wait: each the newest of the key with most that wait.
@@ -199,3 +212,5 @@ class Admission:
             tickets.remove(ticket)
             if not tickets:
                 del self._waiting[ticket.key]
+            if len(self._turns) > _MAX_KEYS:
+                self._turns = {key: self._turns[key] for key in self._waiting}

@@ -45,7 +45,8 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     place = shown(f"{request.method} {request.url.path}")
-    known = {404: ("there is no such path", "not_found"), 405: ("it takes another method", "method_not_allowed")}
+    methods = (error.headers or {}).get("Allow", "another method")
+    known = {404: ("there is no such path", "not_found"), 405: (f"it takes {methods}", "method_not_allowed")}
     reason, code = known.get(error.status_code, (shown(str(error.detail)), "http_error"))
     response = error_response(ApiError(error.status_code, f"{place}: {reason}", None, code))
     response.headers.update(error.headers or {})

@@ -1,6 +1,7 @@
 """From the fields of a request to what a team is asked, and from its answers to the usage."""
 
 from collections.abc import Sequence
+from math import ceil
 
 from latentmas_ray.serve.api.responses import TokenUsage
 from latentmas_ray.serve.api.sampling import SamplingRequest
@@ -43,6 +44,7 @@ def team_request(asked: SamplingRequest, question: Question, model: TeamVariant)
         ),
         stop=asked.stops,
         num_choices=num_choices(asked, model),
+        weight=ceil((asked.n or 1) / model.config.samples),
         streams=asked.streams,
         trace=asked.latentmas.trace,
         lens=asked.latentmas.lens,

@@ -2,9 +2,10 @@
 
 Nothing waits while they are idle, unless that costs no time: where the agents that write have a backlog of twice what
 they write at once, a question would only wait there, and a lot that is not full waits for more questions before it
-thinks. A lot is one batch, one run of the scheduler. It starts when the agents that read nothing are free and the
-pipeline of agents behind them is not full; answers that are written question by question are batched continuously by
-their engine, whatever the lot. Everything here runs in one event loop.
+thinks. Answers that were begun after it had come hold it no longer: there may always be more of them. A lot is one
+batch, one run of the scheduler. It starts when the agents that read nothing are free and the pipeline of agents behind
+them is not full; answers that are written question by question are batched continuously by their engine, whatever the
+lot. Everything here runs in one event loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,13 @@ class Lot:
     replies: tuple[Reply, ...]
     roots: set[str] = field(default_factory=set)  # agents that read nothing and have not finished
     thinkers: set[str] = field(default_factory=set)  # agents that hold a place of the pipeline and have not finished
+    writers: frozenset[str] = frozenset()  # as of its `Stages`
+    passed: frozenset[Reply] = frozenset()  # that had come before, and waited when it started
+
+    @property
+    def num_open(self) -> int:
+        """How much its questions without an answer are, in questions with the server's own number of samples."""
+        return sum(reply.request.weight for reply in self.replies if not reply.is_over)
 
     def note(self, event: TurnFinished) -> bool:
         """Note that an agent has finished its turn. Returns whether others may start for that."""
@@ -34,11 +42,13 @@ class Lot:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """The agents of a served model that hold a place while they work: not those that write question by question."""
+    """The agents of a served model: those that hold a place while they work, and those that write question by question
+    and hold none."""
 
-    roots: frozenset[str]  # of them, those that read nothing
+    roots: frozenset[str]  # of the thinkers, those that read nothing
     thinkers: frozenset[str]
     replicas: int  # of each
+    writers: frozenset[str]  # whose actors write for the others: models may share them
 
 
 class Batcher:
@@ -59,6 +69,7 @@ class Batcher:
         self._waiting: list[Reply] = []  # oldest first
         self._alone: set[Reply] = set()  # of those that wait
         self._lots: set[Lot] = set()
+        self._is_closed = False
 
     @property
     def num_waiting(self) -> int:
@@ -100,21 +111,31 @@ class Batcher:
         self._lots.discard(lot)
         self.start_next()
 
+    def close(self) -> list[Reply]:
+        """Start nothing from now on. Returns the questions that wait, which are dropped."""
+        self._is_closed = True
+        waiting, self._waiting = self._waiting, []
+        self._alone.clear()
+        return waiting
+
     def start_next(self) -> None:
-        """Start lots while there is a place for the oldest question that waits, or for one that needs none."""
-        blocked = False
-        for first in list(self._waiting):
+        """Start lots while there is a place for the oldest question that waits, or for one that needs none. To be
+        called whenever a question of a lot is over, too: a lot may wait for that."""
+        held: list[Reply] = []
+        for first in [] if self._is_closed else list(self._waiting):
             if first not in self._waiting:
                 continue  # it went with another
             stages = self._stages_of(first)
             # Those behind a question that waits wait, too: else it could wait for ever.
-            if stages.thinkers and (blocked or not self._has_place(stages) or self._waits_for_more(first)):
-                blocked = True
+            if stages.thinkers and (held or not self._has_place(stages) or self._waits_for_more(first, stages)):
+                held.append(first)
                 continue
             replies = self._collect(first)
             self._waiting = [reply for reply in self._waiting if reply not in replies]
             self._alone.difference_update(replies)
-            lot = Lot(tuple(replies), set(stages.roots), set(stages.thinkers))
+            lot = Lot(
+                tuple(replies), set(stages.roots), set(stages.thinkers), writers=stages.writers, passed=frozenset(held)
+            )
             self._lots.add(lot)
             self._start(lot)
 
@@ -123,13 +144,13 @@ class Batcher:
         thinking = sum(bool(lot.thinkers) for lot in self._lots)
         return at_roots < stages.replicas and thinking <= stages.replicas * len(stages.thinkers)
 
-    def _waits_for_more(self, first: Reply) -> bool:
+    def _waits_for_more(self, first: Reply, stages: Stages) -> bool:
         """Whether the lot of a question would wait for the agents that write anyway, and may still get more."""
         at_once = self._writes_at_once(first)
         if at_once is None or first in self._alone:
             return False
-        thought = (lot for lot in self._lots if not lot.thinkers)
-        backlog = sum(not reply.is_over for lot in thought for reply in lot.replies)
+        thought = (lot for lot in self._lots if not lot.thinkers and lot.writers & stages.writers)
+        backlog = sum(lot.num_open for lot in thought if first not in lot.passed)
         return backlog >= _BACKLOG * at_once and len(self._collect(first)) < self._most
 
     def _collect(self, first: Reply) -> Sequence[Reply]:

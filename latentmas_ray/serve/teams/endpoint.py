@@ -94,7 +94,8 @@ class Endpoint:
             raise ApiError(503, "the models are being loaded", code="loading", retry_after=_LOADING_SECONDS)
         key = request.scope.get("state", {}).get("caller", "-")
         num_bytes = 0 if self.limits.max_memory_bytes is None else sum(map(self._bytes, asked))
-        return self.admission.admit(key, num_questions=len(asked), num_bytes=num_bytes)
+        weight = sum(one.weight for one in asked)
+        return self.admission.admit(key, num_questions=len(asked), weight=weight, num_bytes=num_bytes)
 
     def drain(self) -> None:
         """Take no more requests; those that were taken go to their end."""

@@ -40,17 +40,20 @@ class LotRun:
         self._loop = asyncio.get_running_loop()
         self._events: deque[TurnFinished | TextWritten | TurnRepeated] = deque()  # for the loop
         self._is_woken = False  # the loop will handle them
+        self._on_over: Callable[[Reply], None] = lambda reply: None
 
     def withdraw(self, reply: Reply) -> None:
         """End the turns of a question that is not wanted any more."""
         self._withdrawn.add(reply.question.id)
 
-    async def run(self, on_result: Callable[[Reply], None]) -> list[Reply]:
-        """Run it to its end; `on_result` is called with each reply that is over. Errors go to the replies.
+    async def run(self, on_over: Callable[[Reply], None]) -> list[Reply]:
+        """Run it to its end; `on_over` is called with each reply that is over before that, but for those that are
+        withdrawn from outside. Errors go to the replies.
 
         Returns those that are to be asked again, each alone: a question whose prompt the model refuses ends the run of
         all, and which one that is, is not known. Empty in all other cases.
         """
+        self._on_over = on_over
         first = self._lot.replies[0].request
         streamed = [reply.question.id for reply in self._lot.replies if reply.request.streams or reply.request.trace]
         try:
@@ -73,7 +76,7 @@ class LotRun:
                         self._send_answer(reply, result)
                     elif isinstance(result, Failure):
                         reply.fail(_error_of(result))
-                    on_result(reply)
+                    on_over(reply)
             self._fail_all(RunError("the run ended without an answer"))
         except InputError as error:
             if again := self._untouched():
@@ -133,6 +136,7 @@ class LotRun:
             except RunError as error:
                 reply.fail(error)
                 self.withdraw(reply)
+                self._on_over(reply)
 
     def _start_records(self, max_new_tokens: int) -> None:
         for name, reply in self._replies.items():

@@ -104,6 +104,8 @@ class ServedTeams:
 
     async def aclose(self) -> None:
         """Cancel all questions and shut down the actors."""
+        for reply in self._batcher.close():
+            reply.fail(RunError("the server gave the question up"))
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -129,7 +131,8 @@ class ServedTeams:
         """End a question whose client has left. Safe to call twice, and after its end."""
         reply.is_over = True
         if not self._batcher.remove(reply) and (lot := self._lot_of.pop(reply, None)) is not None:
-            self._runs[lot].withdraw(reply)
+            self._runs[lot].withdraw(reply)  # of which no result comes
+            self._batcher.start_next()
 
     def _stages_of(self, reply: Reply) -> Stages:
         name = reply.request.model
@@ -141,6 +144,9 @@ class ServedTeams:
                 roots=frozenset(one.name for one in agents if not one.reads),
                 thinkers=frozenset(one.name for one in agents),
                 replicas=model.config.most_replicas,
+                writers=frozenset(
+                    self.fleet.text_actor_of(one.name) for one in model.topology.agents if one not in agents
+                ),
             )
         return self._stages[name]
 

@@ -23,6 +23,7 @@ class TeamRequest:
     settings: CallSettings = field(default_factory=CallSettings)
     stop: tuple[str, ...] = ()  # texts that end the answer, which ends before them
     num_choices: int = 1  # texts that the client gets: 1, however many samples that is made of, or one for each sample
+    weight: int = 1  # how many questions with the server's own number of samples cost as much
     streams: bool = False  # the reply has the text as it is written
     trace: bool = False  # the reply has what every agent does
     lens: bool = False  # and its thoughts through the logit lens; its settings must ask for them, too

@@ -170,6 +170,10 @@ class Fleet:
         """Return how many questions each agent writes at the same time now; see `LiveRuntime.writes_at_once`."""
         return self._actors.live.writes_at_once()
 
+    def text_actor_of(self, agent: str) -> str:
+        """Return the agent whose actors write the texts of an agent of a model: itself, or its stand-in."""
+        return self._actors.actor_of(agent, "text")
+
     def running_turns(self) -> list[TurnProgress]:
         """Return how far the turns are that run now; see `LiveRuntime.running_turns`."""
         return self._actors.live.running_turns()

@@ -47,6 +47,11 @@ class SharedActors:
                 raise ConfigError("topologies", agent, expected)
         return found
 
+    def actor_of(self, agent: str, thinks: str) -> str:
+        """Return the agent whose actors execute the turns of an agent that thinks so: itself, or its stand-in."""
+        with self._lock:
+            return self._stand_ins.get((agent, thinks), agent)
+
     def start(self, stand_ins: StandIns, teams: Sequence[TeamConfig]) -> RuntimeInfo:
         """Serve these teams, too, and start the actors unless they are there. Raises the errors of
         `Runtime.start`."""

@@ -25,7 +25,7 @@ from latentmas_ray.bench.serve.server_processes import (
 )
 from latentmas_ray.bench.serve.settings import ServeBenchSettings
 from latentmas_ray.cli.main import main
-from latentmas_ray.errors import RunError
+from latentmas_ray.errors import ConfigError, RunError
 from tests.cases.chat_server import MODELS, ChatServer, chat_server
 
 KINDS = {
@@ -305,6 +305,7 @@ def test_a_figure_without_memory_has_no_panel_of_it() -> None:
         (["--task", "mistyped"], ["task", "mistyped"]),
         (["--models", ","], ["models", ","]),
         (["--plot", "a.pdf"], ["plot", "a.pdf"]),
+        (["--output", ""], ["--output: got ''", "folder"]),
     ],
 )
 def test_bad_flags_are_one_line(flags: list[str], words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -335,6 +336,14 @@ def test_a_key_that_no_header_can_hold_is_not_shown(
 
 def test_a_server_that_does_not_start_is_an_error_with_its_last_line() -> None:
     with pytest.raises(RunError, match=r"ended while it started: .*mistyped"), OwnServer(["--mistyped"]):
+        pass
+
+
+def test_a_flag_that_the_server_refuses_is_bad_input() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^--topology: got 'mistyped'; it must be "),
+        OwnServer(["--topology", "mistyped"]),
+    ):
         pass
 
 

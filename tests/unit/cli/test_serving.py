@@ -1,5 +1,6 @@
 """`latentmas serve-key`, and the flags of an endpoint's limits."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,32 @@ def test_a_new_key_is_added_to_a_file_of_its_owner(capfd: pytest.CaptureFixture[
 def test_a_file_that_cannot_be_is_bad_input(file: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["serve-key", "ann", "--file", file]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"), [("shared", "others may change or read it"), ("pipe", "it must be a file")]
+)
+def test_a_file_that_no_server_would_take_gets_no_key(
+    make: str, expected: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / make
+    if make == "pipe":  # opening it would wait for its reader
+        os.mkfifo(path, 0o600)
+    else:
+        path.touch()
+        path.chmod(0o644)
+    assert main(["serve-key", "ann", "--file", str(path)]) == 2
+    said = capfd.readouterr()
+    assert said.err.startswith(f"error: --file: got '{path}'; {expected}")
+    assert (said.out, path.stat().st_size) == ("", 0)
+
+
+def test_a_file_with_a_comment_alone_gets_its_first_key(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# of the team")
+    path.chmod(0o600)
+    assert main(["serve-key", "ann", "--file", str(path)]) == 0
+    assert ApiKeys.from_file(str(path)).name_of(f"Bearer {capfd.readouterr().out.strip()}") == "ann"
 
 
 def test_a_key_without_a_plain_name_is_bad_input(capfd: pytest.CaptureFixture[str]) -> None:

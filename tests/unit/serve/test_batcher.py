@@ -1,6 +1,6 @@
 """Questions collect while the thinking agents are busy, and start at once when they are not."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,8 +13,12 @@ from latentmas_ray.serve.teams.settings import TeamRequest
 from latentmas_ray.system.serving import CallSettings
 from latentmas_ray.tasks.question import Question
 
-CHAIN = Stages(roots=frozenset({"planner"}), thinkers=frozenset({"planner", "critic"}), replicas=1)
-WRITERS = Stages(roots=frozenset(), thinkers=frozenset(), replicas=1)
+CHAIN = Stages(
+    roots=frozenset({"planner"}), thinkers=frozenset({"planner", "critic"}), replicas=1, writers=frozenset({"judger"})
+)
+NOTHING: frozenset[str] = frozenset()
+WRITERS = Stages(roots=NOTHING, thinkers=NOTHING, replicas=1, writers=frozenset({"judger"}))
+OTHERS = Stages(roots=NOTHING, thinkers=NOTHING, replicas=1, writers=frozenset({"reporter"}))
 
 
 @dataclass
@@ -44,12 +48,12 @@ class Line:
         self.batcher.note(self.started[lot], event)
 
     def _stages_of(self, reply: Reply) -> Stages:
-        return WRITERS if reply.request.model == "text" else self.stages
+        return {"text": WRITERS, "report": OTHERS}.get(reply.request.model, self.stages)
 
 
-def make_reply(name: str, model: str, **settings: Any) -> Reply:
+def make_reply(name: str, model: str, weight: int = 1, **settings: Any) -> Reply:
     question = Question(id=name, question="?", kind="text", gold=None, record={})
-    request = TeamRequest(model=model, question=question, settings=CallSettings(**settings))
+    request = TeamRequest(model=model, question=question, settings=CallSettings(**settings), weight=weight)
     return Reply(request, question, lambda reply: None)
 
 
@@ -115,7 +119,7 @@ def test_texts_that_are_written_question_by_question_wait_for_nothing() -> None:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_every_replica_of_the_first_agent_gets_a_lot(replicas: int) -> None:
-    line = Line(stages=Stages(roots=CHAIN.roots, thinkers=CHAIN.thinkers, replicas=replicas))
+    line = Line(stages=replace(CHAIN, replicas=replicas))
     line.add("a", "b", "c", "d")
     assert len(line.started) == replicas
 
@@ -199,3 +203,40 @@ def test_those_who_waited_behind_a_question_that_is_given_up_start() -> None:
     line.add("b", "c", "d", "e")
     assert line.batcher.remove(first)
     assert line.lots[4:] == [["b", "c", "d", "e"]]
+
+
+def test_a_lot_waits_for_no_answers_that_were_begun_after_it_had_come() -> None:
+    """There may always be new ones, of models whose agents hold no place, and it would wait for ever."""
+    line = loaded_line(num_thought=2)
+    line.add("x", "y", model="text")
+    line.add("a")
+    assert line.batcher.num_waiting == 1
+    line.add("z", "u", "v", model="text")  # they overtake it
+    assert len(line.started) == 7
+    line.started[2].replies[0].is_over = True  # x: of those that were there before, three are left
+    line.batcher.start_next()
+    assert line.lots[7:] == [["a"]]
+
+
+def test_answers_that_came_before_a_question_count_whatever_their_model() -> None:
+    line = Line(most=4, writes_at_once=2)
+    line.add("x", "y", "z", "u", model="text")
+    line.add("a")
+    assert line.batcher.num_waiting == 1
+
+
+def test_a_lot_waits_for_no_texts_that_other_actors_write() -> None:
+    line = Line(most=4, writes_at_once=2)
+    line.add("x", "y", "z", "u", model="report")
+    line.add("a")
+    assert line.lots[4:] == [["a"]]
+
+
+def test_several_samples_are_a_longer_backlog() -> None:
+    line = Line(most=4, writes_at_once=2)
+    (many,) = line.add("x", model="text", weight=4)
+    line.add("a")
+    assert line.batcher.num_waiting == 1
+    many.is_over = True
+    line.batcher.start_next()
+    assert line.lots[1:] == [["a"]]

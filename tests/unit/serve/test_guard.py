@@ -67,18 +67,25 @@ class Client:
         """`raises` what the app leaves to the server, which logs it."""
         self._app, self._raises = RequestGuard(small_app(), ServeLimits(**limits)), raises
 
-    def __call__(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def __call__(self, method: str, path: str, *, address: str = "127.0.0.1", **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=self._raises)
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=self._raises, client=(address, 123))
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
                 return await client.request(method, path, **more)
 
         return asyncio.run(ask())
 
-    def post(self, path: str = "/v1/echo", body: bytes | Iterator[bytes] = b"{}", **headers: str) -> httpx.Response:
+    def post(
+        self,
+        path: str = "/v1/echo",
+        body: bytes | Iterator[bytes] = b"{}",
+        address: str = "127.0.0.1",
+        **headers: str,
+    ) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content: Any = body if isinstance(body, bytes) else parts_of(body)
-        return self("POST", path, content=content, headers={"Content-Type": "application/json", **named})
+        sent = {"Content-Type": "application/json", **named}
+        return self("POST", path, address=address, content=content, headers=sent)
 
 
 async def parts_of(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -122,6 +129,29 @@ def test_a_caller_has_a_rate() -> None:
     assert 1 <= int(sent[2].headers["Retry-After"]) <= 30
     assert sent[0].headers["X-RateLimit-Remaining-Requests"] == "1"
     assert ask.post(Authorization=f"Bearer {bob.key}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::ffff:1", True),  # a client chooses the last half itself
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+    ],
+)
+def test_without_keys_an_address_has_a_rate(first: str, second: str, is_same: bool) -> None:
+    ask = Client(requests_per_minute=1)
+    assert ask.post(address=first).status_code == 200
+    assert ask.post(address=second).status_code == (429 if is_same else 200)
+
+
+def test_only_what_asks_the_team_counts() -> None:
+    ask = Client(requests_per_minute=1)
+    assert [ask("GET", "/health").status_code, ask("GET", "/v1/echo").status_code] == [200, 405]
+    assert [ask.post().status_code for _ in range(2)] == [200, 429]
+    assert ask("GET", "/v1/echo").status_code == 405
 
 
 def test_a_body_that_is_too_large_is_413() -> None:
@@ -224,7 +254,9 @@ def test_with_keys_or_on_a_network_any_host_is_taken() -> None:
 def test_every_error_is_in_openais_form() -> None:
     ask = Client()
     assert refusal(ask("GET", "/nothing")) == (404, "not_found")
-    assert refusal(ask("GET", "/v1/echo")) == (405, "method_not_allowed")
+    other = ask("GET", "/v1/echo")
+    assert refusal(other) == (405, "method_not_allowed")
+    assert (other.headers["Allow"], other.json()["error"]["message"]) == ("POST", "GET /v1/echo: it takes POST")
 
 
 def test_a_mistake_of_ours_is_500_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:

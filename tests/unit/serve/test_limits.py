@@ -25,8 +25,15 @@ def test_a_mapping_has_the_fields() -> None:
         ({"most": 3}, "limits.most"),
         ({"keys": "a"}, "limits.keys"),
         ({"api_keys": 3}, "limits.api_keys"),
-        ({"allow_origins": ["a.example"]}, "limits.allow_origin"),
+        ({"api_keys": "/no/such/file"}, "limits.api_keys"),
+        ({"allow_origins": ["a.example"]}, "limits.allow_origins"),
+        ({"allow_origins": "https://a.example"}, "limits.allow_origins"),
+        ({"allow_hosts": ["a b"]}, "limits.allow_hosts"),
         ({"messages": {"chars": 3}}, "limits.messages.chars"),
+        ({"messages": {"max_message_chars": 0}}, "limits.messages.max_message_chars"),
+        ({"conversations": {"chars": 3}}, "limits.conversations.chars"),
+        ({"conversations": {"max_number": -1}}, "limits.conversations.max_number"),
+        ({"conversations": 3}, "limits.conversations"),
     ],
 )
 def test_a_wrong_field_is_named(given: dict[str, Any], field: str) -> None:
@@ -34,6 +41,11 @@ def test_a_wrong_field_is_named(given: dict[str, Any], field: str) -> None:
         read_limits(given)
     assert caught.value.field == field
     assert len(str(caught.value).splitlines()) == 1
+    assert not any(word in str(caught.value) for word in ("tuple", "Extra", "Unexpected", "ConversationLimits"))
+
+
+def test_hosts_are_compared_as_they_are_sent() -> None:
+    assert read_limits({"allow_hosts": ["Chat.Example.org"]}).allows_host("chat.example.org:8000")
 
 
 def test_keys_come_from_a_file_or_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

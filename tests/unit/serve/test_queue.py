@@ -62,6 +62,70 @@ def test_keys_take_turns() -> None:
     run(test)
 
 
+def order_of(tickets: dict[str, Ticket], *running: Ticket) -> list[str]:
+    """The order in which these begin, if those that run end one after the other."""
+    left, order, ending = dict(tickets), [], [*running]
+    while left:
+        ending.pop(0).close()
+        for name in [one for one, ticket in left.items() if ticket.begun is not None]:
+            order.append(name)
+            ending.append(left.pop(name))
+    return order
+
+
+def test_keys_take_turns_by_questions() -> None:
+    """A key whose requests have many does not get many times what another gets."""
+
+    async def test() -> None:
+        admission = make(max_running=4, max_waiting=100)
+        running = admission.admit("c", num_questions=4)
+        tickets = {f"a{index}": admission.admit("a", num_questions=4) for index in range(2)}
+        tickets |= {f"b{index}": admission.admit("b") for index in range(6)}
+        assert order_of(tickets, running) == ["a0", "b0", "b1", "b2", "b3", "a1", "b4", "b5"]
+
+    run(test)
+
+
+def test_a_key_that_comes_later_has_no_turns_to_make_up_for() -> None:
+    async def test() -> None:
+        admission = make(max_running=1, max_waiting=100)
+        running = admission.admit("a")
+        tickets = {f"a{index}": admission.admit("a") for index in range(6)}
+        for name in ("a0", "a1", "a2"):
+            running.close()
+            running = tickets.pop(name)
+        tickets |= {f"d{index}": admission.admit("d") for index in range(3)}
+        assert order_of(tickets, running) == ["d0", "a3", "d1", "a4", "d2", "a5"]
+
+    run(test)
+
+
+def test_a_key_that_asks_again_later_has_had_its_turns() -> None:
+    async def test() -> None:
+        admission = make(max_running=4, max_waiting=100)
+        running = admission.admit("c", num_questions=4)
+        large = admission.admit("a", num_questions=4)
+        tickets = {f"b{index}": admission.admit("b") for index in range(8)}
+        running.close()
+        assert begun(large) == [True]
+        tickets |= {"a": admission.admit("a", num_questions=4)}
+        assert order_of(tickets, large) == ["b0", "b1", "b2", "b3", "b4", "a", "b5", "b6", "b7"]
+
+    run(test)
+
+
+def test_samples_count_as_questions_of_which_any_number_can_be_asked() -> None:
+    async def test() -> None:
+        admission = make(max_running=4, max_waiting=5)
+        small, large = admission.admit("a", weight=3), admission.admit("b", weight=16)
+        assert (begun(small, large), admission.num_running, admission.num_waiting) == ([True, False], 3, 4)
+        assert refused(admission, "b", weight=2).code == "queue_full"
+        small.close()
+        assert (begun(large), admission.num_running) == ([True], 4)
+
+    run(test)
+
+
 def test_a_full_queue_is_429_with_the_seconds_to_wait() -> None:
     async def test() -> None:
         admission = make()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.errors import InputError
+from latentmas_ray.errors import ConfigError, InputError
 from latentmas_ray.serve.reload import Reloader, TopologyList
 from latentmas_ray.system.serving.fleet import topology_name
 
@@ -34,6 +34,29 @@ def test_a_wrong_list_is_one_line(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         TopologyList((), str(path)).read()
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_empty_list_says_what_a_list_is(tmp_path: Path) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match=r"topologies_file: got .*nothing'; it must have `topologies:`"):
+        TopologyList((), str(path)).read()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Neither a start nor a reload would end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ConfigError, match=f"topologies_file: got '{path}'; it must be a YAML file"):
+            TopologyList((), str(path)).read()
+
+
+def test_a_topology_that_cannot_be_served_is_named_where_it_stands(tmp_path: Path) -> None:
+    listed = TopologyList(("chain",), str(tmp_path / "list.yaml"))
+    errors = [ConfigError("topologies", name, "it must be another") for name in ("chain", "nope")]
+    assert str(listed.located(errors[0])) == str(errors[0])
+    assert str(listed.located(errors[1])) == f"topologies_file: got '{tmp_path}/list.yaml: nope'; it must be another"
+    assert TopologyList((), None).located(errors[1]) is errors[1]
 
 
 def test_names_have_no_spaces_around_them(tmp_path: Path) -> None:

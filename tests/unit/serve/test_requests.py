@@ -25,8 +25,8 @@ def chat(**fields: Any) -> ChatRequest:
     return parse_chat(json.dumps({**CHAT, **fields}).encode())
 
 
-def sequential() -> TeamVariant:
-    config = make_config({"model": "tiny"})
+def sequential(**fields: Any) -> TeamVariant:
+    config = make_config({"model": "tiny", **fields})
     return TeamVariant("sequential", cast("Any", SimpleNamespace(config=config, topology=load_topology("sequential"))))
 
 
@@ -261,3 +261,11 @@ def test_thoughts_are_asked_of_the_whole_batch() -> None:
     assert with_lens.settings.trace
     assert without.settings.trace is None
     assert with_lens.batch_key != without.batch_key  # those without do not pay for it
+
+
+@pytest.mark.parametrize(("own", "n", "weight"), [(1, None, 1), (1, 1, 1), (1, 16, 16), (4, None, 1), (4, 6, 2)])
+def test_a_question_counts_by_its_samples(own: int, n: int | None, weight: int) -> None:
+    """In questions with the server's own number of samples, of which it has so many at once."""
+    asked = chat(n=n)
+    question = chat_question(asked, "q0", MessageLimits())
+    assert team_request(asked, question, sequential(samples=own)).weight == weight

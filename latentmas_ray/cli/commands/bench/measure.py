@@ -71,6 +71,8 @@ def measure_and_show(
 
 
 def _make_folder(output: str) -> Path:
+    if not output.strip():
+        raise ConfigError("output", output, "it must be the name of a folder")
     folder = Path(expand_home("output", output))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -106,11 +106,15 @@ def serve(
         from latentmas_ray.serve.admission.logs import log_requests
         from latentmas_ray.serve.app import make_app
         from latentmas_ray.serve.reload import TopologyList
-        from latentmas_ray.serve.server import run_server
+        from latentmas_ray.serve.server import check_host, run_server
         from latentmas_ray.serve.teams.served import ServedTeams  # takes seconds (torch, ray)
 
+        check_host(host)
         listed = TopologyList(names, topologies_file)
-        teams = ServedTeams(config, listed.read())
+        try:
+            teams = ServedTeams(config, listed.read())
+        except ConfigError as error:
+            raise listed.located(error) from None
         log_requests()
         if limits.keys is None and not is_local(host):
             _tell(f"note: anyone who reaches {host} may ask: there are no API keys (--api-keys)")
