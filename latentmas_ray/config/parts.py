@@ -112,9 +112,7 @@ class ConfigPart(BaseModel):
 class ModelConfig(ConfigPart):
     """The model, its number format and its device."""
 
-    model: str = Field(
-        default=EMBEDDED_MODEL, min_length=1, description="tiny, small, tiny-latent, a model folder, or a hub id"
-    )
+    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, small, tiny-latent, a folder or hub id")
     models: Annotated[dict[str, str], Since(before={})] = Field(
         default_factory=dict, description="of agents that have another model, as in planner=tiny,judger=FOLDER"
     )

@@ -38,7 +38,8 @@ class TopologyList:
         """Return the error of a topology that cannot be served, with the file, if that is where it is named."""
         if error.field != "topologies" or self._path is None or error.value in self._names:
             return error
-        return ConfigError("topologies_file", f"{self._path}: {error.value}", error.expected)
+        named = str(error.value).removeprefix(f"{self._path.parent}/")
+        return ConfigError("topologies_file", f"{named} (in {self._path})", error.expected)
 
 
 class Reloader:

@@ -22,16 +22,25 @@ def draw_accuracies(judged: Sequence[tuple[str, Mapping[str, Any], Mapping[str, 
     figure = Figure(figsize=(6.5 * len(TEAMS), 4.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(who for who, _, _ in judged))
+    every = sorted({int(steps) for _, _, verdicts in judged for steps in verdicts})
+    order = list(_STYLES)
+    judged = sorted(
+        (one for one in judged if one[1]["memory"] in order),
+        key=lambda one: (names.index(one[0]), order.index(one[1]["memory"])),
+    )
     for panel, task in zip(figure.subplots(1, len(TEAMS)), TEAMS, strict=True):
         for who, settings, verdicts in judged:
-            if settings["task"] == task and settings["memory"] in _STYLES:
+            if settings["task"] == task:
                 index = names.index(who)
                 _draw(panel, verdicts, _COLOURS[index % len(_COLOURS)], _SHIFT**index, f"{who}, {settings['memory']}",
                       _STYLES[settings["memory"]])  # fmt: skip
         panel.set(title=f"{task}, {TEAMS[task]}", xlabel="latent steps", ylabel="accuracy, %", ylim=(0, 102))
-        panel.set_xscale("symlog", linthresh=1, base=2)
+        panel.set_xscale("symlog", linthresh=2, base=2)
+        panel.set_xticks(every, [str(count) for count in every])
+        panel.set_xticks([], minor=True)
+        panel.set_xlim(left=-0.5)
         if panel.lines:
-            panel.legend(fontsize=6)
+            panel.legend(fontsize=7, handlelength=4)
     figure.savefig(path)
 
 

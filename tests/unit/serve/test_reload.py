@@ -55,7 +55,9 @@ def test_a_topology_that_cannot_be_served_is_named_where_it_stands(tmp_path: Pat
     listed = TopologyList(("chain",), str(tmp_path / "list.yaml"))
     errors = [ConfigError("topologies", name, "it must be another") for name in ("chain", "nope")]
     assert str(listed.located(errors[0])) == str(errors[0])
-    assert str(listed.located(errors[1])) == f"topologies_file: got '{tmp_path}/list.yaml: nope'; it must be another"
+    assert (
+        str(listed.located(errors[1])) == f"topologies_file: got 'nope (in {tmp_path}/list.yaml)'; it must be another"
+    )
     assert TopologyList((), None).located(errors[1]) is errors[1]
 
 
