@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from examples.training.rlad.actors.learner import PolicyText
 from examples.training.rlad.actors.players import PolicyPair
 from examples.training.rlad.actors.rollouts import DrawnText, PromptToSample
-from examples.training.rlad.rewards import HintTrial, solver_texts, trial_of, verdicts
+from examples.training.rlad.rewards import HintTrial, hits, solver_texts, trial_of, verdicts
 from examples.training.rlad.settings import PlaySettings
 from examples.training.rlad.task.machine import MachineProblem, make_machine
 from examples.training.rlad.task.prompts import HINTER, SOLVER, hint_alone_prompt, hinter_prompt, solver_prompt
@@ -119,10 +119,10 @@ class Game:
         drawn = self._draw(SOLVER, prompts, self._settings.leak_tries)
         found = list(trials)
         for index, texts in zip(places, drawn, strict=True):
-            found[index] = replace(trials[index], num_blind_hits=sum(verdicts(problems[index], texts)))
+            found[index] = replace(trials[index], num_blind_hits=sum(hits(problems[index], texts)))
         others = [problems[after] for _, after in pairwise([*places, places[0]])]
-        hits = [any(verdicts(other, texts)) for other, texts in zip(others, drawn, strict=True)]
-        return found, _mean(hits)
+        by_chance = [any(hits(other, texts)) for other, texts in zip(others, drawn, strict=True)]
+        return found, _mean(by_chance)
 
     def _fit(self, step: GameStep, rng: Random) -> dict[str, float]:
         """Fit the abstraction agent to a part of the kept hints: in a new order each time all have been used."""

@@ -22,7 +22,13 @@ def is_right(problem: MachineProblem, text: str) -> bool:
 
 
 def verdicts(problem: MachineProblem, texts: Sequence[DrawnText]) -> list[bool]:
-    """Return whether each text answers the problem."""
+    """Return whether each text answers the problem and ends: if texts that are cut off were rewarded, too, the solver
+    would unlearn to end, and wherever more tokens are allowed, it would write another answer behind the right one."""
+    return [text.has_ended and is_right(problem, text.text) for text in texts]
+
+
+def hits(problem: MachineProblem, texts: Sequence[DrawnText]) -> list[bool]:
+    """Return whether each text has the problem's answer, ended or not: what a leak is."""
     return [is_right(problem, text.text) for text in texts]
 
 

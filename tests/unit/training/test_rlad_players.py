@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from examples.training.rlad.actors.learner import Learner, PolicyText
-from examples.training.rlad.actors.rollouts import PromptToSample, RolloutWorker
+from examples.training.rlad.actors.rollouts import DrawnText, PromptToSample, RolloutWorker
 from examples.training.rlad.losses import GradientSettings
 from examples.training.rlad.policy import SHAPES, load_policy, make_tokenizer, save_policy
-from examples.training.rlad.rewards import is_right, solver_texts, trial_of
+from examples.training.rlad.rewards import hits, is_right, solver_texts, trial_of, verdicts
 from examples.training.rlad.settings import WarmSettings
 from examples.training.rlad.task.machine import MachineProblem, RuleStep, problems, rule_words
 from examples.training.rlad.task.prompts import SOLVER, solver_prompt
@@ -140,3 +140,12 @@ def test_a_policy_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_policy(tmp_path, SHAPES["hinter"], Learner("hinter", 1).weights())
     with pytest.raises(ConfigError, match=r"for the solver: its model\.layers\.2"):
         load_policy("start", SOLVER, tmp_path)
+
+
+def test_a_right_answer_that_does_not_end_earns_nothing_but_is_a_leak() -> None:
+    problem = next(problems("ends", "train"))
+    learned = PolicyText([1], [2])
+    ended, cut = (DrawnText(problem.work, learned, has_ended=ended) for ended in (True, False))
+    wrong = DrawnText("\\boxed{1}", learned, has_ended=True)
+    assert verdicts(problem, [ended, cut, wrong]) == [True, False, False]
+    assert hits(problem, [ended, cut, wrong]) == [True, True, False]
