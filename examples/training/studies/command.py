@@ -103,13 +103,13 @@ def _parser(study: Study) -> argparse.ArgumentParser:
 def _run(study: Study, given: argparse.Namespace) -> int:
     path = Path(expand_home("folder", given.folder))
     given.seeds = parse_seeds(given.seeds or (study.seeds.split(",")[0] if given.minute else study.seeds))
+    cells = study.make_cells(given)
+    choose_cells(cells, given.only)  # a wrong pattern makes no folder
     if given.table:
         folder = StudyFolder(path, study.name, lock=False)
         tables = study.make_tables(list(folder.rows.values()))
         print("\n".join(table.markdown() for table in tables) + f"\n{cost_line(folder.rows.values())}")
         return EXIT_DONE
-    cells = study.make_cells(given)
-    choose_cells(cells, given.only)  # a wrong pattern makes no folder
     folder = StudyFolder(path, study.name)
     try:
         chosen = choose_cells(cells, given.only, list(folder.rows))

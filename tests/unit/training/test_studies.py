@@ -172,6 +172,7 @@ def test_tables_are_written_as_markdown_and_json(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (["--only", "nothing"], "--only: got 'nothing'; it must match a cell"),
+        (["--only", "nothing", "--table"], "--only: got 'nothing'; it must match a cell"),
         (["--seeds", "1,x"], "--seeds: got '1,x'"),
         (["--what"], "unrecognized arguments: --what"),
         (["--table"], "there is nothing of the study counting yet"),
