@@ -34,7 +34,7 @@ from latentmas_ray.models.devices import (
     shard_arguments,
 )
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.names import check_name, check_place, find_path, model_folder
+from latentmas_ray.models.names import MODEL_CHOICES, check_name, check_place, find_path, model_folder
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
@@ -81,14 +81,14 @@ def warn_without_template(lm: LanguageModel) -> None:
 
 def check_configuration(name: str, revision: str | None) -> None:
     """Find and check a model's configuration; part of `check_name`. Raises ModelError."""
-    with translated(name, "it must be tiny, small, tiny-latent, a model folder or a hub id"):
+    with translated(name, f"it must be {MODEL_CHOICES}"):
         check_config(_found_config(name, revision), name)
 
 
 def read_config(name: str, revision: str | None = None) -> PretrainedConfig:
     """The configuration of a model that may be one that cannot collaborate. Raises ModelError where there is none."""
     check_place(name, revision)
-    with translated(name, "it must be tiny, small, tiny-latent, a model folder or a hub id"):
+    with translated(name, f"it must be {MODEL_CHOICES}"):
         return _found_config(name, revision)
 
 

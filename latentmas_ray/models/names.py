@@ -11,6 +11,7 @@ from latentmas_ray.paths import expand_home
 
 _WEIGHTS = Path(__file__).parent / "weights"
 EMBEDDED_FOLDER = _WEIGHTS / EMBEDDED_MODEL
+MODEL_CHOICES = f"{', '.join(EMBEDDED_MODELS)}, a model folder or a hub id"  # of the messages that refuse a name
 _BASES = {"tiny-latent": EMBEDDED_MODEL}  # of embedded models that are stored as a difference to another
 _MAX_HUB_ID_CHARS = 96
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -41,9 +42,7 @@ def check_place(name: str, revision: str | None = None) -> None:
     if name in EMBEDDED_MODELS:
         return
     if path is None and not _may_be_on_hub(name):
-        raise ModelError(
-            "model", name, "there is no such folder; give tiny, small, tiny-latent, a model folder or a hub id"
-        )
+        raise ModelError("model", name, f"there is no such folder; give {MODEL_CHOICES}")
     if path is not None:
         _check_folder(path, name)
 

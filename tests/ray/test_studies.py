@@ -102,7 +102,7 @@ def test_a_cell_that_waits_for_its_actors_keeps_its_core(tmp_path: Path) -> None
     waited = ray.remote(num_cpus=cores)(hold_cores).remote(gate, str(tmp_path))
     while not (tmp_path / "waits").exists():
         time.sleep(0.05)
-    time.sleep(3.0)  # what nodes have is told to others about once a second
+    time.sleep(3.0)  # nodes report what they have about once a second
     assert not ray.available_resources().get("CPU")
     (tmp_path / "go").touch()
     assert ray.get(waited) == "open"
