@@ -348,6 +348,7 @@ class RayRuntime:
     def _start_replicas(self) -> str:
         """Start all replicas and set their transport; return the transport's name and why it was picked."""
         assert self._cluster is not None
+        self._health.watch(self._cluster)
         self._cluster = self._manager.start(self._cluster)
         transport, why = self._choose_transport(may_move=len(self._cluster.nodes) > 1 or self._follower.may_grow)
         self._transport = transport.within_one_actor() if self._manager.plan.is_colocated else transport

@@ -139,6 +139,10 @@ class HealthMonitor:
         """The nodes that have ended or do not answer: nothing is started there."""
         return self._watch.gone | self._watch.silent
 
+    def watch(self, cluster: Cluster) -> None:
+        """Watch the nodes of a cluster from now on, before the first check: one may be lost while models are loaded."""
+        self._watch.watch(cluster.addresses)
+
     def check_health(self) -> None:
         """Check answers to pings and lines to nodes; every `CHECK_SECONDS` also starting replicas and Ray's nodes.
 
@@ -308,7 +312,7 @@ class HealthMonitor:
         with ignoring_dead("nodes were not listed"):
             cluster = Cluster.inspect(owned=False)
             self._nodes = cluster.node_ids
-            self._watch.watch(cluster.addresses)
+            self.watch(cluster)
         for node in sorted((self._nodes or frozenset()) - (before or self._nodes or frozenset())):
             self._on_event(NodeJoined(node))
         return self._nodes or frozenset()

@@ -79,11 +79,15 @@ class NodeWatch:
     _is_alone: bool = False  # that was logged
 
     def watch(self, addresses: Mapping[str, NodeAddress]) -> None:
-        """Watch these nodes from now on, and no others. A node that is gone stays gone."""
+        """Watch these nodes from now on, and no others. A node that is gone stays gone.
+
+        A line to a new one is opened at once: otherwise one that falls silent before the first look was never reached.
+        """
         for node in [node for node in self._nodes if node not in addresses]:
             _close(self._nodes.pop(node))
         for node, address in addresses.items() if can_watch() else ():
-            self._nodes.setdefault(node, _Watched(address))
+            if node not in self._nodes:
+                self._nodes[node] = _Watched(address, self._opened(address))
 
     @property
     def gone(self) -> frozenset[str]:
@@ -130,12 +134,9 @@ class NodeWatch:
     def _read(self, one: _Watched) -> tuple[NodeState, str]:
         """Return the state of a node by its line; open a line that is missing."""
         now = self.clock()
+        one.line = one.line or self._opened(one.address)
         if one.line is None:
-            try:
-                one.line = self.open_line(*one.address)
-            except OSError as error:  # no address, or no descriptor is left: nothing is known
-                _log.debug("node at %s is not watched: %s", one.address, error)
-                return one.state, ""
+            return one.state, ""
         reading = one.line.read()
         if reading.state is LineState.OPEN:
             one.lost_at, one.num_unanswered, one.num_refused = None, 0, 0
@@ -147,6 +148,14 @@ class NodeWatch:
                 else (NodeState.LIVE, "it answers again")
             )
         return self._read_lost(one, reading, now)
+
+    def _opened(self, address: NodeAddress) -> NodeLine | None:
+        """Return a line to a node; None, of which nothing follows, if the system has none."""
+        try:
+            return self.open_line(*address)
+        except OSError as error:  # no address, or no descriptor is left
+            _log.debug("node at %s is not watched: %s", address, error)
+            return None
 
     def _read_lost(self, one: _Watched, reading: LineReading, now: float) -> tuple[NodeState, str]:
         """Return the state of a node to which no line is open."""

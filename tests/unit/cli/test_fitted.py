@@ -57,7 +57,8 @@ def check(text: str, width: int, *whole: str) -> None:
         assert any(words in line for line in text.splitlines()), (words, text)
 
 
-WORDS = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=30)
+# Without the sign of a cut, which no word may be taken for.
+WORDS = st.text(st.characters(categories=("L", "N", "P"), exclude_characters="…"), min_size=1, max_size=30)
 FIGURES = st.from_regex(r"[0-9]{1,3}(,[0-9]{3}){0,3}(\.[0-9]{1,2})?( ms| %| GB)?", fullmatch=True)
 
 

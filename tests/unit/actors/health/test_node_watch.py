@@ -161,6 +161,16 @@ def test_a_node_that_is_silent_when_it_is_looked_at_for_the_second_time_is_repor
     assert watch.silent == {"far"}
 
 
+def test_a_node_that_is_silent_when_it_is_looked_at_for_the_first_time_is_reported() -> None:
+    """It was reached when watching began. Models are loaded before the first look."""
+    network = Network()
+    watch = network.watch("far")
+    assert network.num_opened == 1
+    network.now += 60.0
+    network.readings["far"] = quiet(50.0)
+    assert [change.state for change in watch.look()] == [NodeState.SILENT]
+
+
 def test_a_driver_that_is_cut_off_before_it_looks_for_the_second_time_declares_no_node_lost() -> None:
     network = Network(readings={"far": OPENING, "farther": OPENING})
     watch = network.watch("far", "farther")
