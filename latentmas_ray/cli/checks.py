@@ -64,7 +64,7 @@ def software_checks() -> Iterator[Check]:
 
 
 def vllm_check() -> Check:
-    """Whether agents can write text with vLLM, which nobody needs."""
+    """Whether agents can write text with vLLM, which no run needs."""
     if (found := find_vllm()) is None:
         return Check(Mark.OK, "vllm", f"not installed, so transformers writes all texts; {HOW_TO_INSTALL}")
     if not found.is_wanted:
@@ -76,9 +76,22 @@ def machine_checks(environment: Environment) -> Iterator[Check]:
     """Cores, memory, accelerators, shared memory, the cache folder, and what confines programs."""
     yield Check(Mark.OK, "CPU", f"{num_cores()} cores, {format_bytes(memory_bytes())} of memory")
     yield from _device_checks()
+    yield transports_check()
     yield shared_memory_check(Path("/dev/shm"))
     yield _cache_check(environment.cache_dir)
     yield programs_check()
+
+
+def transports_check() -> Check:
+    """Which transports can move memory between actors here, and what the others lack; a run does with any of them."""
+    try:
+        from latentmas_ray.transport.make import TRANSPORTS, missing_needs
+    except (ImportError, OSError):  # torch does not load, which a check of its own says
+        return Check(Mark.WARN, "transports", "not known without torch")
+    lacks = missing_needs()
+    here = [name for name in TRANSPORTS if name not in lacks and name != "loopback"]
+    absent = [f"{name} ({needed})" for name, needed in lacks.items()]
+    return Check(Mark.OK, "transports", "; not here: ".join(filter(None, (", ".join(here), ", ".join(absent)))))
 
 
 def cluster_check(address: str | None) -> Check:

@@ -25,6 +25,14 @@ class Place:
 
 BETWEEN_ACTORS: frozenset[Link] = frozenset({"same_gpu", "same_node", "cross_node"})
 ANY_DEVICE: frozenset[Device] = frozenset({"cpu", "cuda"})
+# What has to be there for each value of `Capabilities.needs`, in words for a user.
+NEEDED: dict[str, str] = {
+    "memfd": "Linux 5.1 or later, and /proc",
+    "gloo": "a torch with Gloo",
+    "nccl": "a GPU, and a torch with NCCL",
+    "cuda": "a GPU that torch can use",
+    "nixl": "pip install 'latentmas-ray[nixl]'",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,4 +48,4 @@ class Capabilities:
     survives_producer: bool = False  # packed chunks can still be read after the producer's death
     shares_node: bool = False  # all readers on a node share one copy
     readers_keep: bool = False  # a reader's process stores a copy for other readers on its node until it is released
-    needs: str | None = None  # a package or a torch backend that may be missing
+    needs: str | None = None  # a package or a torch backend that may be missing: a key of `NEEDED`

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from latentmas_ray.config import ActorLink, CodecName, TransportName, format_transport
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.transport.capabilities import Device, Link
+from latentmas_ray.transport.capabilities import NEEDED, Device, Link
 from latentmas_ray.units import format_bytes, format_fine_seconds
 
 # Best first; the object store, last, reaches every reader. The order for CPUs is measured:
@@ -179,5 +179,5 @@ def _obstacle(name: TransportName, links: Sequence[ActorLink], where: DeviceLayo
         if link not in able.links:
             return f"{name} does not work {_LINK_NAMES[link]}"
     if able.needs is not None and able.needs not in where.available:
-        return f"{name} needs {able.needs}, which is not available here"
+        return f"{name} cannot be used here ({NEEDED[able.needs]})"
     return None

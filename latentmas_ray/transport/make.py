@@ -7,7 +7,7 @@ from latentmas_ray.config import ActorLink, CodecName, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import Link
+from latentmas_ray.transport.capabilities import NEEDED, Link
 from latentmas_ray.transport.choose import DeviceLayout, choose
 from latentmas_ray.transport.gpu.cuda_ipc import CudaIpc
 from latentmas_ray.transport.gpu.nccl import Gloo, Nccl
@@ -49,6 +49,13 @@ def pick_transport(
     return PerLink(by_link), choice.why
 
 
+def missing_needs() -> dict[TransportName, str]:
+    """Return what transports between actors lack on this machine, in words for a user; not those that lack nothing."""
+    found = find_available()
+    needed = {name: transport.capabilities.needs for name, transport in TRANSPORTS.items() if name != "loopback"}
+    return {name: NEEDED[needs] for name, needs in needed.items() if needs is not None and needs not in found}
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A transport that can be measured here."""
@@ -72,7 +79,7 @@ class Candidate:
         if "cpu" not in needed.devices:
             return "it moves memory of GPUs only, and the benchmark's memory is on the CPU"
         if needed.needs is not None and needed.needs not in find_available():
-            return f"{needed.needs} is missing"
+            return f"it needs: {NEEDED[needed.needs]}"
         return None
 
     def make(self, *, within_one_node: bool) -> Transport:

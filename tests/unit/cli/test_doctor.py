@@ -18,11 +18,14 @@ from latentmas_ray.cli.checks import (
     programs_check,
     shared_memory_check,
     software_checks,
+    transports_check,
     vllm_check,
 )
 from latentmas_ray.cli.main import main
 from latentmas_ray.env import Environment
 from latentmas_ray.sandbox import Confinement
+from latentmas_ray.transport import make
+from latentmas_ray.transport.capabilities import NEEDED
 from latentmas_ray.vllm.installed import Installed
 
 GPU = Check(Mark.OK, "GPU 0", "A100")
@@ -107,6 +110,21 @@ def test_vllm(found: Installed | None, mark: Mark, words: str, monkeypatch: pyte
     check = vllm_check()
     assert (check.mark, check.subject) == (mark, "vllm")
     assert check.finding.startswith(words)
+
+
+def test_transports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "find_available", lambda: frozenset({"memfd", "gloo", "cuda"}))
+    found = transports_check()
+    assert found.finding == (
+        "object_store, shared_memory, tcp, gloo, cuda_ipc; not here: nccl (a GPU, and a torch with NCCL), "
+        "nixl (pip install 'latentmas-ray[nixl]')"
+    )
+    monkeypatch.setattr(make, "find_available", lambda: frozenset(NEEDED))
+    assert "not here" not in transports_check().finding
+
+
+def test_what_a_transport_needs_is_known_in_words() -> None:
+    assert {transport.capabilities.needs for transport in make.TRANSPORTS.values()} - {None} == set(NEEDED)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "host:99999", "http://a/b:1"])

@@ -34,11 +34,15 @@ NCCL_WITHIN = {"same_gpu": "cuda_ipc", "same_node": "nccl"}
     [
         (LOCAL, "loopback", "the best within one process"),
         (ONE_NODE, "shared_memory", "the best between actors on one node"),
-        (DeviceLayout(), "object_store", "the best between actors on one node; shared_memory needs memfd"),
+        (
+            DeviceLayout(),
+            "object_store",
+            "the best between actors on one node; shared_memory cannot be used here (Linux",
+        ),
         (
             DeviceLayout(nodes="several"),
             {"same_node": "object_store", "cross_node": "tcp"},
-            "between actors on one node object_store, the best; shared_memory needs memfd",
+            "between actors on one node object_store, the best; shared_memory cannot be used here (Linux 5.1",
         ),
         (NODES, "tcp", "between actors on one node tcp, which shares memory there; between nodes tcp, the best"),
         (ONE_GPU, "cuda_ipc", "the best between actors on one GPU"),
@@ -54,8 +58,8 @@ NCCL_WITHIN = {"same_gpu": "cuda_ipc", "same_node": "nccl"}
             {**NCCL_WITHIN, "cross_node": "nixl"},
             "between actors on one GPU cuda_ipc, the best",
         ),
-        (GPU_NODES, "nccl", "nixl needs nixl, which is not available here"),
-        (BARE_GPUS, "object_store", "nccl needs nccl"),
+        (GPU_NODES, "nccl", "nixl cannot be used here (pip install 'latentmas-ray[nixl]')"),
+        (BARE_GPUS, "object_store", "nccl cannot be used here (a GPU, and a torch with NCCL)"),
     ],
 )
 def test_auto_takes_the_best_of_each_link(
@@ -165,7 +169,7 @@ def test_what_is_asked_for_is_used(name: TransportName, where: DeviceLayout) -> 
         ("nccl", ONE_GPU, "nccl does not work between actors on one GPU"),
         ("cuda_ipc", OWN_GPUS, "cuda_ipc does not work between actors on one node"),
         ("cuda_ipc", SHARED_GPUS, "cuda_ipc does not work between actors on one node"),
-        ("nixl", NODES, "nixl needs nixl, which is not available here"),
+        ("nixl", NODES, "nixl cannot be used here (pip install 'latentmas-ray[nixl]')"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(name: TransportName, where: DeviceLayout, message: str) -> None:
