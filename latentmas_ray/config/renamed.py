@@ -61,7 +61,7 @@ def _without_realign(fields: dict[str, Any]) -> dict[str, Any]:
     try:
         rule = "realign" if TypeAdapter(bool).validate_python(value) else "identity"
     except ValidationError:
-        raise ConfigError("realign", value, "it must be a valid boolean") from None
+        raise ConfigError("realign", value, "it must be true or false") from None
     given = fields.setdefault("thoughts", rule)
     try:
         is_same = parse_thoughts(given).name == rule

@@ -3,7 +3,6 @@
 Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; all defaults are in `config.parts`.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Self
@@ -34,13 +33,13 @@ from latentmas_ray.config.renamed import current_fields
 from latentmas_ray.config.translation import TranslationConfig
 from latentmas_ray.config.values import format_replicas, is_url
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.expected import expected_form, field_at
 from latentmas_ray.paths import with_home
 
 # Controls that are about texts too; the second ones of runs with hints.
 _IN_TEXT = {("corrupted", "text")}
 _OF_HINTS_IN_TEXT = {("deranged", "text"), ("none", "text")}
 # Pydantic's messages start so; ours start with "it must".
-_SHOULD = re.compile(r"^(Input|String) should ")
 
 
 # Pydantic takes the fields of the last base first.
@@ -123,7 +122,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(field, first["input"], f"known fields are {', '.join(RunConfig.model_fields)}") from None
-        expected = _SHOULD.sub("it must ", first["msg"].removeprefix("Value error, "))
+        expected = expected_form(first, field_at(RunConfig, first["loc"]))
         raise ConfigError(field, first["input"], expected) from None
     _check_together(config)
     return config

@@ -9,10 +9,11 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from latentmas_ray.expected import expected_form, field_at
+
 ThoughtRuleName = Literal["realign", "identity", "soft", "blend", "noise"]
 THOUGHT_RULES: tuple[ThoughtRuleName, ...] = get_args(ThoughtRuleName)
 _FORM = f"it must be one of {', '.join(THOUGHT_RULES)}, with parameters if need be, as in soft:temperature=0.7,top_k=50"
-_PYDANTIC_NUMBER = "Input should be "
 
 
 class NoParameters(BaseModel):
@@ -92,8 +93,8 @@ def parse_thoughts(value: object) -> ThoughtSettings:
         return ThoughtSettings(rule, _PARAMETERS[rule](**given))
     except ValidationError as error:
         first = error.errors()[0]
-        what = first["msg"].split(",")[0].removeprefix(_PYDANTIC_NUMBER)
-        raise ValueError(f"{first['loc'][0]} must be {what}, not {first['input']!r}") from None
+        expected = expected_form(first, field_at(_PARAMETERS[rule], first["loc"])).removeprefix("it ")
+        raise ValueError(f"{first['loc'][0]} {expected}, not {first['input']!r}") from None
 
 
 def _as_text(value: object) -> str:

@@ -10,7 +10,7 @@ from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
     {"errors", "env", "units", "paths", "patterns", "renamed_modules", "sandbox"},
-    {"authentication", "config", "seeds", "topology", "tasks", "voting", "stats"},
+    {"authentication", "config", "expected", "seeds", "topology", "tasks", "voting", "stats"},
     {"memory", "placement"},
     {"parallel"},
     {"models", "transport"},
@@ -31,6 +31,7 @@ SAME_FLOOR = {
     ("env", "paths"): "the cache folder may begin with ~; paths imports errors alone",
     ("paths", "errors"): "an unknown user is a ConfigError; errors imports nothing",
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
+    ("config", "expected"): "what would be right instead of a bad value; expected imports nothing of ours",
     ("config", "voting"): "the names of the rules; `voting.rules` imports errors alone",
     ("topology", "config"): "the forms of a number of latent steps; config knows no topology",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",

@@ -186,7 +186,7 @@ def test_single_questions_have_no_hints() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--abstractions", "0"], "--abstractions: got '0'; it must be greater than or equal to 1"),
+        (["--abstractions", "0"], "--abstractions: got '0'; it must be a whole number from 1 to "),
         (["--abstractions", "-1"], "--abstractions: got '-1'"),
         (["--abstractions", "many"], "--abstractions: got 'many'"),
         (["--abstractions", "2", "--method", "single"], "--abstractions: got '2'; one agent alone gets no hint"),

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.expected import expected_form
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 
 _GBIT = 1e9 / 8  # bytes
@@ -146,7 +147,7 @@ def hardware_named_or_in(text: str) -> Hardware:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        expected = f"it must be a file of latentmas plan --measure --save: {where or 'JSON'}: {first['msg']}"
+        expected = f"it must be a file of latentmas plan --measure --save: {where or 'JSON'}: {expected_form(first)}"
         raise ConfigError("hardware", text, expected) from None
 
 

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.expected import expected_form
 from latentmas_ray.paths import expand_home
 from latentmas_ray.serve.admission.keys import ENVIRONMENT_NAME, ApiKeys
 from latentmas_ray.serve.api.messages import MessageLimits
@@ -133,7 +134,7 @@ def _expected(error: ErrorDetails, place: tuple[str, ...]) -> str:
         return f"known fields are {', '.join(known)}"
     if kind in _FORMS:
         return _FORMS[kind]
-    return error["msg"].replace("Input should", "it must")
+    return expected_form(error)
 
 
 def hosts_for(host: str, keys: ApiKeys | None, more: Sequence[str] = ()) -> tuple[str, ...] | None:

@@ -3,20 +3,19 @@ message of the first mistake."""
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from latentmas_ray.expected import expected_form, field_at
 from latentmas_ray.serve.api.errors import ApiError, bad_field
 
 UNSUPPORTED: Final = "unsupported_parameter"
 _UNKNOWN: Final = "unknown_parameter"
 _TAG: Final = "*"  # with which the tags of unions begin: they are no part of a field's name
 _MAX_PARAM_CHARS: Final = 200
-_SUBJECT: Final = re.compile(r"^(?:Input|List|String|Dictionary|Value) should ")
 
 _Request = TypeVar("_Request", bound="ApiModel")
 
@@ -71,7 +70,7 @@ def _api_error(errors: Sequence[ErrorDetails], model: type[ApiModel]) -> ApiErro
         return ApiError(400, f"{param}: it must be given{more}", param, "missing_parameter")
     if kind == "extra_forbidden":
         return bad_field(param, _shown(first["input"]), _known(loc, model) + more, _UNKNOWN)
-    expected = _SUBJECT.sub("it must ", first["msg"]).replace(" after validation", "") + more
+    expected = expected_form(first, field_at(model, loc)).replace(" after validation", "") + more
     return bad_field(param, _shown(first["input"]), expected, kind if kind == UNSUPPORTED else "invalid_value")
 
 

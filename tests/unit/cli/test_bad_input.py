@@ -129,7 +129,7 @@ CASES: dict[str, Case] = {
     "two that answer": topology(
         [AGENT.replace('}}"', '}}", thinks: text'), JUDGER.replace(" reads: [planner],", "")], "planner"
     ),
-    "no sample": flags("--samples", "0", names=["--samples", "'0'", "greater than or equal to 1"]),
+    "no sample": flags("--samples", "0", names=["--samples", "'0'", "a whole number from 1 to"]),
     "samples that are all the same": flags(
         "--samples", "4", "--temperature", "0", names=["--samples", "'4'", "temperature above 0"]
     ),

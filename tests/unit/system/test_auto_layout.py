@@ -182,7 +182,7 @@ def test_a_speed_of_zero_is_no_hardware(tmp_path: Path) -> None:
     values = json.loads(hardware_to_json(hardware_named("l40s"))) | {"bytes_per_second": 0}
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match="bytes_per_second: Input should be greater than 0"):
+    with pytest.raises(ConfigError, match="bytes_per_second: it must be a number above 0"):
         hardware_named_or_in(str(file))
 
 

@@ -174,9 +174,9 @@ def test_one_question_has_no_other_ones_hint() -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"abstractions": 0}, "abstractions: got '?0'?; it must be greater than or equal to 1"),
+        ({"abstractions": 0}, "abstractions: got '?0'?; it must be a whole number from 1 to 256"),
         ({"abstractions": True}, "not true or false"),
-        ({"abstractions": 1000}, "less than or equal to 256"),
+        ({"abstractions": 1000}, "a whole number from 1 to 256"),
         ({"abstractions": "two"}, "abstractions: got 'two'"),
         ({"hints": "mine"}, "hints: got 'mine'"),
         ({"method": "single"}, "abstractions: got '?2'?; one agent alone gets no hint"),
