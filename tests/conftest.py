@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("tests", deadline=None, derandomize=True, max_examples=num_examples)
     settings.load_profile("tests")
     # Hypothesis also draws constants from the sources of what is imported, which depends on the tests that ran before.
-    mock.patch.object(providers, "is_local_module_file", lambda _: False).start()
+    mock.patch.object(providers, "is_local_module_file", return_value=False).start()
     os.environ["LATENTMAS_CACHE_DIR"] = config.stash[CACHE_DIR]
 
 

@@ -261,7 +261,7 @@ def test_a_task_cancelled_before_its_run_starts_leaves_no_run() -> None:
     for num_rounds in range(5):
         asyncio.run(ask(num_rounds))  # which closes the loop at once
     until(lambda: not driver.scheduler.is_busy)
-    assert len(runtime.works) < 100
+    assert len(runtime.works) < 300 * NUM_AGENTS  # not even one of them has run to its end
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "scheduler"])
 
 
