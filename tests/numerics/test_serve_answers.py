@@ -1,24 +1,21 @@
 """A served team answers as `latentmas ask` does, whole and as a stream, and each request with its own settings."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
 
 import pytest
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.tasks import load_questions
 from tests.cases.endpoint import LoadedEndpoint, chunks_of, loaded_endpoint, records_of, texts_of
+from tests.cases.held_turns import hold_turns
 
 # In bfloat16 rounding depends on which questions are written at the same time.
 FIELDS = {"dtype": "float32", "runtime": "local", "latent_steps": 2, "batch_size": 8}
 ASKED = [question.question for question in load_questions("chain", 8)]
 METHODS = {"latent": "latentmas/sequential", "single": "latentmas/sequential/single"}
 STEPS = 4  # of requests that set their own
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +54,7 @@ def test_answers_are_those_of_ask(team: LoadedEndpoint, expected: dict[str, list
 def test_questions_that_come_while_agents_think_are_one_batch(
     team: LoadedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    have_come, run = threading.Event(), TurnRunner.run
-
-    def held(*arguments: Any, **more: Any) -> Any:
-        """An agent thinks until all have come."""
-        assert have_come.wait(PATIENCE_SECONDS)
-        return run(*arguments, **more)
-
-    monkeypatch.setattr(TurnRunner, "run", held)
+    have_come = hold_turns(monkeypatch)
 
     async def ask_all() -> None:
         asked = [asyncio.create_task(team.aask(text)) for text in ASKED]
