@@ -12,9 +12,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 from latentmas_ray.env import Requirement, read_environment
 from latentmas_ray.errors import ConfigError
@@ -73,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
     num_examples = 100 if "slow" in config.stash[REQUIRED] else 40
     settings.register_profile("tests", deadline=None, derandomize=True, max_examples=num_examples)
     settings.load_profile("tests")
+    # Hypothesis also draws constants from the sources of what is imported, which depends on the tests that ran before.
+    mock.patch.object(providers, "is_local_module_file", return_value=False).start()
     os.environ["LATENTMAS_CACHE_DIR"] = config.stash[CACHE_DIR]
 
 

@@ -22,6 +22,8 @@ class ChatServer:
     num_open: int = 0
     most_open: int = 0
     seconds: float = 0.0  # from one token to the next
+    waits_for: int = 0  # requests at the same time, before which none is answered
+    is_waited_for: asyncio.Event = field(default_factory=asyncio.Event)
 
     def answer_to(self, question: str, number: int) -> str:
         """The `number`-th answer to this question."""
@@ -29,13 +31,13 @@ class ChatServer:
 
 
 @contextmanager
-def chat_server(seconds: float = 0.0) -> Iterator[ChatServer]:
+def chat_server(seconds: float = 0.0, *, waits_for: int = 0) -> Iterator[ChatServer]:
     """Run a server in a thread of its own, whose questions say what happens.
 
     `refused` is refused with 429 once, `wrong` with 400; `broken` ends in an error event, `cut` without an end,
     `garbled` with what is no JSON, `slow` after ten seconds; the answer to `changes` is another one each time.
     """
-    server = ChatServer(seconds=seconds)
+    server = ChatServer(seconds=seconds, waits_for=waits_for)
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(_app(server), access_log=None, shutdown_timeout=0.1)
 
@@ -65,7 +67,10 @@ def _app(server: ChatServer) -> web.Application:
     async def chat(request: web.Request) -> web.StreamResponse:
         server.num_open += 1
         server.most_open = max(server.most_open, server.num_open)
+        if server.most_open >= server.waits_for:
+            server.is_waited_for.set()
         try:
+            await server.is_waited_for.wait()
             return await _chat(server, request)
         finally:
             server.num_open -= 1

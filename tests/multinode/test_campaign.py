@@ -194,12 +194,12 @@ def test_a_driver_that_is_killed_is_continued(nodes: Nodes, tmp_path: Path) -> N
     ("arguments", "verdict", "why"),
     [
         (("3", "0"), "lost", "without an answer: q10, q11"),
-        (("3", "1000"), "hung", "nothing happened for 2 s after 3 of 20 answers; it said last: started"),
+        (("3", "1000"), "hung", "nothing happened for 8 s after 3 of 20 answers; it said last: started"),
         (("x", "0"), "failed", "exit code 1 after 0 of 20 answers: Traceback"),
     ],
 )
 def test_a_bad_end_is_told(nodes: Nodes, tmp_path: Path, arguments: tuple[str, str], verdict: str, why: str) -> None:
-    outcome = _run_stand_in(nodes, tmp_path, *arguments, quiet_seconds=2.0, after=15)
+    outcome = _run_stand_in(nodes, tmp_path, *arguments, quiet_seconds=8.0, after=15)
     assert outcome.verdict == verdict
     assert outcome.why.startswith(why)
     assert outcome.not_reached == ["after 15: kill driver"]

@@ -38,10 +38,15 @@ class RankProcesses:
         """
         if not all(process.is_alive() for process in self._processes) or not self._processes:
             self._begin()
+        deadline = time.monotonic() + JOB_SECONDS
+        for pipe in self._pipes:
+            pipe.send((job, arguments))
+        # No rank is waited for in the job's own seconds while it imports what the job needs.
+        for rank in range(self._num_ranks):
+            self._receive(rank, deadline)
         meeting = open_store(HOST, timeout_seconds=step_seconds)
         for rank, pipe in enumerate(self._pipes):
-            pipe.send((job, TPRank(rank, self._num_ranks), meeting.port, step_seconds, arguments))
-        deadline = time.monotonic() + JOB_SECONDS
+            pipe.send((TPRank(rank, self._num_ranks), meeting.port, step_seconds))
         results = [self._receive(rank, deadline) for rank in range(self._num_ranks)]
         for result in results:
             if isinstance(result, BaseException):
@@ -81,7 +86,9 @@ def _serve(pipe: Connection, gpus: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # nothing has asked for a GPU yet
     torch.set_num_threads(1)
     while True:
-        job, shard, port, step_seconds, arguments = pipe.recv()
+        job, arguments = pipe.recv()
+        pipe.send("has its job")
+        shard, port, step_seconds = pipe.recv()
         try:
             meeting = find_store(HOST, port, timeout_seconds=step_seconds)
             ranks = RankGroup(meeting, shard, timeout_seconds=step_seconds)

@@ -21,6 +21,7 @@ from latentmas_ray.system.serving import ChatExchange
 from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.prompts import render_prompt
+from tests.cases.held_turns import PATIENCE_SECONDS, hold_turns
 from tests.cases.team_app import TeamApp
 
 SAID = [
@@ -177,13 +178,17 @@ def test_a_conversation_that_is_too_long_is_a_clients_mistake(served: TeamApp) -
     assert served.ask("GET", "/v1/conversations/long", headers=HEADERS["anna"]).status_code == 404
 
 
-def test_one_question_of_a_conversation_is_answered_at_a_time(served: TeamApp) -> None:
+def test_one_question_of_a_conversation_is_answered_at_a_time(served: TeamApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_begin = hold_turns(monkeypatch)
+
     async def both() -> list[int]:
         request = body([user(SAID[0])], "busy")
         asked = [
-            served.request("POST", "/v1/chat/completions", request, HEADERS["anna"]),
-            served.request("POST", "/v1/chat/completions", request, HEADERS["anna"]),
+            asyncio.create_task(served.request("POST", "/v1/chat/completions", request, HEADERS["anna"]))
+            for _ in range(2)
         ]
+        await asyncio.wait(asked, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        may_begin.set()
         return [response.status_code for response in await asyncio.gather(*asked)]
 
     assert sorted(served.run(both())) == [200, 409]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from latentmas_ray.serve.admission.keys import ApiKeys, make_key
 from latentmas_ray.serve.admission.limits import ServeLimits
+from tests.cases.held_turns import hold_turns
 from tests.cases.served_app import MODEL, PAIR, ServedApp
 
 JSON = {"Content-Type": "application/json"}
@@ -57,14 +58,25 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-def together(app: ServedApp, bodies: list[bytes], headers: list[dict[str, str]] | None = None) -> list[httpx.Response]:
-    """Send requests at the same time."""
+def together(
+    app: ServedApp,
+    bodies: list[bytes],
+    headers: list[dict[str, str]] | None = None,
+    *,
+    after_all: Callable[[], object] = list,
+) -> list[httpx.Response]:
+    """Send requests at the same time; `after_all` is called when each of them runs, waits or is over."""
 
     async def send(client: httpx.AsyncClient) -> list[httpx.Response]:
         named = headers or [{}] * len(bodies)
         posts = [
-            client.post(CHATS, content=one, headers={**JSON, **more}) for one, more in zip(bodies, named, strict=True)
+            asyncio.create_task(client.post(CHATS, content=one, headers={**JSON, **more}))
+            for one, more in zip(bodies, named, strict=True)
         ]
+        admission = app.app.state.endpoint.admission
+        while sum(one.done() for one in posts) + admission.num_running + admission.num_waiting < len(posts):
+            await asyncio.sleep(0.001)
+        after_all()
         return await asyncio.gather(*posts)
 
     return app.run(send)
@@ -129,7 +141,7 @@ def test_a_refused_prompt_fails_alone(topology: str, picky_model: str) -> None:
         assert (app.teams.num_waiting, app.teams.num_running) == (0, 0)
 
 
-def test_the_queue_is_bounded_and_keys_have_their_turn(topology: str) -> None:
+def test_the_queue_is_bounded_and_keys_have_their_turn(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ann, bob = make_key("ann"), make_key("bob")
     limits = ServeLimits(
         keys=ApiKeys.from_environment(f"{ann.entry},{bob.entry}"), max_running=1, max_waiting=2, requests_per_minute=100
@@ -139,7 +151,8 @@ def test_the_queue_is_bounded_and_keys_have_their_turn(topology: str) -> None:
         assert app.ask("POST", CHATS, body("How many?"), JSON).status_code == 401
         assert app.ask("GET", "/v1/models").status_code == 401
         assert app.ask("GET", "/ready").status_code == 200
-        responses = together(app, [body("How many?")] * 6, [of_ann] * 5 + [of_bob])
+        have_come = hold_turns(monkeypatch)
+        responses = together(app, [body("How many?")] * 6, [of_ann] * 5 + [of_bob], after_all=have_come.set)
         statuses = [one.status_code for one in responses]
         assert statuses[5] == 200  # the one of bob, though ann's came first
         assert sorted(statuses[:5]) == [200, 200, 429, 429, 429]

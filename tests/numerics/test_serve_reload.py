@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.serving.endless_model import make_endless
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.serve.reload import Reloader, TopologyList
 from tests.cases.team_app import TeamApp
@@ -31,6 +32,7 @@ agents:
 """
 
 
+LONG = {"max_tokens": 200}  # takes longer than the topologies are read again
 KINDS: list[dict[str, Any]] = [{}, {"stream": True, "stream_options": {"include_usage": True}}]
 
 
@@ -59,8 +61,10 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-def served(files: Files) -> Iterator[TeamApp]:
-    with TeamApp(topologies=TopologyList((), str(files.list)).read()) as app:
+def served(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamApp]:
+    """Its texts are as long as a request allows."""
+    model = make_endless("tiny", tmp_path_factory.mktemp("endless"))
+    with TeamApp(topologies=TopologyList((), str(files.list)).read(), model=model) as app:
         yield app
 
 
@@ -80,8 +84,8 @@ def body(model: str = "latentmas/mine", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, **more}
 
 
-def answer(served: TeamApp, model: str = "latentmas/mine") -> tuple[str, int]:
-    response = served.ask("POST", "/v1/chat/completions", body(model))
+def answer(served: TeamApp, model: str = "latentmas/mine", **more: Any) -> tuple[str, int]:
+    response = served.ask("POST", "/v1/chat/completions", body(model, **more))
     assert response.status_code == 200, response.text
     return answer_of(response.text)
 
@@ -91,12 +95,12 @@ def models(served: TeamApp) -> set[str]:
 
 
 def test_requests_in_flight_end_on_the_old_topology_and_new_ones_get_the_new(served: TeamApp, files: Files) -> None:
-    old = answer(served)
+    old = answer(served, **LONG)
     before = served.endpoint.teams
 
     async def change_meanwhile() -> list[Any]:
         running = [
-            asyncio.create_task(served.request("POST", "/v1/chat/completions", body(**KINDS[index % 2])))
+            asyncio.create_task(served.request("POST", "/v1/chat/completions", body(**KINDS[index % 2], **LONG)))
             for index in range(12)
         ]
         while before.num_open < len(running):

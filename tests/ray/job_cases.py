@@ -1,5 +1,6 @@
 """A cluster of one node with its dashboard, and jobs that are submitted to it, all by Ray's own command."""
 
+import json
 import re
 import shutil
 import socket
@@ -60,6 +61,18 @@ class JobCluster:
             check=False,
         )
 
+    def stop(self, submission_id: str) -> None:
+        """What `ray job stop` does, without the seconds that this takes to start."""
+        path = f"{self.dashboard}/api/jobs/{submission_id}"
+
+        def ask(path: str, method: str) -> str:
+            asked = urllib.request.Request(path, headers=_bearer(), method=method)
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return str(json.loads(answer.read()).get("status"))
+
+        ask(f"{path}/stop", "POST")
+        wait_for(lambda: ask(path, "GET") in ("STOPPED", "SUCCEEDED", "FAILED"))
+
     def metric_names(self) -> set[str]:
         """The names of all metrics that the node has now."""
         with urllib.request.urlopen(self.metrics, timeout=30) as answer:
@@ -97,14 +110,16 @@ def job_cluster() -> Iterator[JobCluster]:
 
 
 def _takes_jobs(cluster: JobCluster) -> bool:
-    asked = urllib.request.Request(
-        f"{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"}
-    )
+    asked = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=_bearer())
     try:
         with urllib.request.urlopen(asked, timeout=10) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _bearer() -> dict[str, str]:
+    return {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"}
 
 
 def _free_ports(count: int) -> list[int]:

@@ -15,7 +15,10 @@ from tests.ray.command_cases import COMMAND, read_rows, run_command, started, wa
 
 pytestmark = pytest.mark.usefixtures("cluster")
 NUM_QUESTIONS = 12
-SETTINGS: dict[str, Any] = {"latent_steps": 1, "max_new_tokens": 6, "batch_size": 1, "limit": NUM_QUESTIONS}
+# In bfloat16 rounding depends on which questions are written at the same time.
+SETTINGS: dict[str, Any] = {
+    "dtype": "float32", "latent_steps": 6, "max_new_tokens": 6, "batch_size": 1, "limit": NUM_QUESTIONS,
+}  # fmt: skip
 DIVIDED: dict[str, Any] = {"drivers": 2, "replicas": 2, "placement": "colocate"}
 
 

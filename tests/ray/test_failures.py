@@ -75,7 +75,7 @@ def test_what_happens_once_costs_nothing(run: Run, tmp_path: Path, capfd: pytest
     for path in armed.values():
         path.touch()
     misbehave = [On("judger", name, partial(deed, armed[name]), armed[name]) for name, deed in deeds.items()]
-    assert run("--transport", "object_store", "--turn-timeout", "1", misbehave=misbehave) == 0
+    assert run("--transport", "object_store", "--turn-timeout", "3", misbehave=misbehave) == 0
     out, err = capfd.readouterr()
     assert "the actor of agent judger died" in err
     assert " (turn_timeout), and was taken to hang; continuing" in err

@@ -59,8 +59,7 @@ def test_a_job_that_is_stopped_keeps_what_finished(cluster: JobCluster, tmp_path
     sent = cluster.submit(*flags, more=["--no-wait", "--submission-id", name])
     assert sent.returncode == 0, sent.stderr
     wait_for(lambda: len(read_rows(tmp_path / "run")) >= 1)
-    stopped = cluster.run("job", "stop", name)
-    assert stopped.returncode == 0, stopped.stderr
+    cluster.stop(name)
     num_rows = len(read_rows(tmp_path / "run"))
     assert 1 <= num_rows < len(ids)
     done = cluster.submit(*flags, "--resume")

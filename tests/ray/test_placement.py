@@ -130,6 +130,7 @@ def test_places_that_others_hold_are_waited_for_with_lines_and_a_bound(
     num_cpus = ray.cluster_resources()["CPU"]
     taken = placement_group([{"CPU": num_cpus}], name="training")
     assert taken.wait(60)
+    wait_until(lambda: not ray.available_resources().get("CPU"), "what the cluster says of its free cores")
     try:
         with (
             pytest.raises(ClusterError, match=r"after 1\.0 s \(start_timeout\) no place was found .* planner, judger"),

@@ -15,6 +15,7 @@ from examples.training.studies.on_core import wait_on_core
 from examples.training.studies.run import run_cells
 from examples.training.studies.table import StudyTable
 from tests.cases.studies import cell, count
+from tests.ray.actor_cases import wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -102,6 +103,7 @@ def test_a_cell_that_waits_for_its_actors_keeps_its_core(tmp_path: Path) -> None
     waited = ray.remote(num_cpus=cores)(hold_cores).remote(gate, str(tmp_path))
     while not (tmp_path / "waits").exists():
         time.sleep(0.05)
+    wait_until(lambda: not ray.available_resources().get("CPU"), "that the cores are taken")
     time.sleep(3.0)  # nodes report what they have about once a second
     assert not ray.available_resources().get("CPU")
     (tmp_path / "go").touch()

@@ -155,7 +155,8 @@ def test_people_who_wait_see_how_far_the_turns_are(runtime: RayRuntime) -> None:
 )
 def test_an_engine_that_dies_loses_its_turns_and_is_replaced(runtime: RayRuntime, folder: Path, deed: str) -> None:
     (folder / "armed").touch()
-    turns = [request("judger", "write 2", "write 60 sleep 0.02"), request("judger", f"write 3 {deed}")]
+    # It writes for longer than anything delays the second turn, which ends it.
+    turns = [request("judger", "write 2", "write 200 sleep 0.1"), request("judger", f"write 3 {deed}")]
     first = runtime.submit(turns[0], {})
     seen = poll_until(runtime, lambda events: bool(of(QuestionDone, events, first)))
     second = runtime.submit(turns[1], {})
@@ -167,11 +168,11 @@ def test_an_engine_that_dies_loses_its_turns_and_is_replaced(runtime: RayRuntime
     assert suspect.is_suspect
     assert not lost.is_suspect, "it had written tokens"
     assert [event.question_id for event in of(QuestionDone, seen, first)] == ["q0"]
-    again = [runtime.submit(turn, {}) for turn in turns]
+    again = [runtime.submit(turn, {}) for turn in (request("judger", "write 2", "write 60"), turns[1])]
     events = poll_until(runtime, has_ended(*again))
     texts = [event.result.texts for handle in again for event in of(TurnDone, events, handle)]
     assert texts == [
-        (text_of("write 2", 2), text_of("write 60 sleep 0.02", 60)),
+        (text_of("write 2", 2), text_of("write 60", 60)),
         (text_of(f"write 3 {deed}", 3),),
     ]
 
@@ -185,7 +186,7 @@ def test_an_engine_that_makes_no_step_is_taken_to_hang_but_long_texts_are_not(
     (tmp_path / "armed").touch()
     with started(tmp_path, turn_seconds=3.0) as runtime:
         # Together the turns take longer than the limit, each question less.
-        slow = [runtime.submit(request("judger", *["write 10 sleep 0.04"] * 4), {}) for _ in range(3)]
+        slow = [runtime.submit(request("judger", *["write 10 sleep 0.02"] * 4), {}) for _ in range(5)]
         events = poll_until(runtime, has_ended(*slow))
         failed = [event.result.failed for handle in slow for event in of(TurnDone, events, handle)]
         assert failed == [{}] * len(slow)
@@ -197,11 +198,11 @@ def test_an_engine_that_makes_no_step_is_taken_to_hang_but_long_texts_are_not(
 
 @pytest.mark.slow  # two actors for the limit alone; `tests/unit/writing/test_writer.py` has it without actors
 def test_a_question_that_takes_too_long_fails_alone(tmp_path: Path) -> None:
-    with started(tmp_path, turn_seconds=1.0) as runtime:
-        turn = runtime.submit(request("judger", "write 100 sleep 0.05", "write 2"), {})
+    with started(tmp_path, turn_seconds=3.0) as runtime:
+        turn = runtime.submit(request("judger", "write 200 sleep 0.05", "write 2"), {})
         events = poll_until(runtime, has_ended(turn))
         (done,) = of(TurnDone, events, turn)
-        assert done.result.failed == {"q0": "it took longer than 1.0 s (turn_timeout)"}
+        assert done.result.failed == {"q0": "it took longer than 3.0 s (turn_timeout)"}
         assert done.result.texts[1] == text_of("write 2", 2)
 
 

@@ -67,7 +67,7 @@ def test_clients_that_leave_leave_nothing(served: LoadedEndpoint) -> None:
 
     async def leave() -> None:
         tasks = [asyncio.create_task(served.aask("Tell a story.", stream=True, max_tokens=2000)) for _ in range(4)]
-        while teams.num_running < len(tasks):
+        while teams.num_running < len(tasks) and not all(task.done() for task in tasks):
             await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()

@@ -64,7 +64,8 @@ def test_an_answer_is_read_with_its_times_and_counts() -> None:
 
 def test_errors_are_told_apart_and_the_others_are_answered() -> None:
     with chat_server() as server:
-        replies = asked(server, questions("fine", *KINDS), timeout=1.0)
+        replies = asked(server, questions("fine", *(kind for kind in KINDS if kind != "slow")))
+        replies += asked(server, questions("slow"), timeout=1.0)
     assert {reply.question.text: reply.outcome for reply in replies} == {"fine": "answered", **KINDS}
 
 
@@ -76,7 +77,7 @@ def test_a_server_that_is_not_there_is_an_error_of_the_request() -> None:
 
 
 def test_a_closed_loop_has_as_many_requests_at_a_time_as_clients() -> None:
-    with chat_server(seconds=0.01) as server:
+    with chat_server(seconds=0.01, waits_for=3) as server:
         replies = asked(server, questions(*(f"q{number}" for number in range(12))), clients=3)
     assert server.most_open == 3
     assert len(replies) == 12
@@ -89,9 +90,9 @@ def test_an_open_loop_asks_whether_it_is_answered_or_not() -> None:
         async with ChatClient(url, max_tokens=8, timeout=60.0) as client:
             return await open_loop(client, questions(*texts), rate=400.0, seed=1)
 
-    with chat_server(seconds=0.2) as server:
+    with chat_server(waits_for=len(texts)) as server:
         replies = asyncio.run(ask(server.url))
-    assert server.most_open > 10
+    assert {reply.outcome for reply in replies} == {"answered"}
     begin = replies[0].due
     assert [reply.due - begin for reply in replies] == pytest.approx(
         [one - next(poisson_times(400.0, 1, 1)) for one in poisson_times(400.0, 20, 1)]

@@ -66,7 +66,9 @@ def steps_of(kv: Tensor, lengths: Sequence[int], codec: CodecName) -> Tensor:
 
 
 def assert_within_half_a_step(kv: Tensor, decoded: Tensor, lengths: Sequence[int], codec: CodecName) -> None:
-    rounding = torch.finfo(kv.dtype).eps / 2 * decoded.double().abs()
+    kind = torch.finfo(kv.dtype)
+    # Below its smallest normal number, floats of a kind are as far apart as those above it.
+    rounding = kind.eps / 2 * decoded.double().abs().clamp(min=kind.smallest_normal)
     bound = steps_of(kv, lengths, codec) / 2 + rounding + 2.0**-126
     assert ((kv.double() - decoded.double()).abs() <= bound).all()
 
@@ -83,6 +85,15 @@ def test_every_number_is_within_half_a_step(
     assert (decoded.shape, decoded.dtype) == (kv.shape, kv.dtype)
     assert_within_half_a_step(kv, decoded, lengths, codec)
     assert torch.equal(kv, before)
+
+
+def test_tiny_numbers_of_half_precision_are_within_half_a_step_too() -> None:
+    """One of these draws a channel of the keys whose numbers are below the smallest normal float16."""
+    spec, lengths = reshaped(spec_of("float16"), head_dim=192, rope=replace(SPEC.rope, inv_freq=())), [1, 1, 4, 1, 1]
+    kv = make_kv(spec, lengths, seed=13401)
+    assert (kv.abs() < torch.finfo(kv.dtype).smallest_normal).any()
+    for codec in WHOLE_NUMBERS:
+        assert_within_half_a_step(kv, there_and_back(kv, lengths, codec, spec), lengths, codec)
 
 
 @given(LENGTHS, SIZES, st.sampled_from(DTYPES), st.sampled_from(CODECS))

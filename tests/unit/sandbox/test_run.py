@@ -37,7 +37,7 @@ def _nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 
 def run(program: str, tests: str = TESTS, **limits: float) -> Outcome:
-    bounds = {"wall_seconds": 10.0, **limits}
+    bounds = {"wall_seconds": 30.0, **limits}
     return run_program(Job(program=program, tests=tests, limits=Limits(**bounds)))  # type: ignore[arg-type]
 
 

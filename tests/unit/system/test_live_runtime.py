@@ -20,7 +20,7 @@ from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.topology import Topology
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, PARALLEL, SINGLE
-from tests.unit.scheduler.test_shared import batches_of, gathered, in_threads
+from tests.unit.scheduler.test_shared import PATIENCE_SECONDS, batches_of, gathered, in_threads
 
 
 @dataclass
@@ -30,10 +30,13 @@ class Slow(FakeRuntime):
     started: list[float] = field(default_factory=list)
     times_closed: int = 0
     start_seconds: float = 0.0
+    may_start: threading.Event | None = None  # what its start waits for
 
     def start(self) -> RuntimeInfo:
         self.started.append(time.monotonic())
         time.sleep(self.start_seconds)
+        if self.may_start is not None:
+            assert self.may_start.wait(PATIENCE_SECONDS)
         return super().start()
 
     def close(self) -> None:
@@ -153,17 +156,19 @@ def test_an_event_loop_without_a_free_thread_starts_all_the_same() -> None:
 
 @pytest.mark.parametrize("num_tasks", [1, 40])
 def test_tasks_that_are_cancelled_while_models_are_loaded_leave_no_active_call(num_tasks: int) -> None:
-    live = Live(start_seconds=0.3)
+    may_start = threading.Event()
+    live, num_threads = Live(may_start=may_start), threading.active_count()
 
     async def ask() -> None:
         tasks = [asyncio.ensure_future(gathered(live.runtime.arun(request(CHAIN, n)))) for n in range(num_tasks)]
-        await asyncio.sleep(0.1)
-        begin = time.monotonic()
+        while not (live.made and live.made[0].started):
+            await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert time.monotonic() - begin < 0.1
-        assert threading.active_count() < 10
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):  # the models are still being loaded
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert threading.active_count() < num_threads + 8
+        may_start.set()
 
     asyncio.run(ask())
     assert len(list(live.runtime.run(request(PARALLEL)))) == 4  # refused if anybody were at work

@@ -114,9 +114,9 @@ def test_a_function_is_completed_in_every_usual_form(answer: str) -> None:
 
 
 def test_many_unclosed_fences_take_little_time() -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     extract_code("```python\nx = '''\n" + "```\n" * 20_000, "f")
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 @needs_sandbox

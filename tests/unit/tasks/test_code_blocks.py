@@ -139,6 +139,6 @@ def test_nothing_raises(text: str) -> None:
     "unit", ["```python\n", "```\n", "x ```\n", "~~~\n", "'''\n```\n", "[PYTHON]", "```python\nx = '''\n"]
 )
 def test_hostile_texts_take_little_time(unit: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     extract_code(unit * 5_000, "double")
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10

@@ -183,10 +183,10 @@ def test_nothing_raises(answer: str) -> None:
 )
 def test_hostile_texts_take_linear_time(unit: str) -> None:
     text = unit * 30_000
-    start = time.perf_counter()
+    start = time.process_time()
     find_number(text)
     parse_number(text)
-    assert time.perf_counter() - start < 5  # milliseconds where it is linear, minutes where it is not
+    assert time.process_time() - start < 5  # milliseconds where it is linear, minutes where it is not
 
 
 @pytest.mark.parametrize(

@@ -128,13 +128,13 @@ UNSAFE = [
 
 @pytest.mark.parametrize("prompt", UNSAFE)
 def test_what_a_prompt_cannot_do(prompt: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()  # of this process: the machine may be busy
     with pytest.raises(TopologyError) as caught:
         _rendered(prompt, choices=[1, 2])
     assert caught.value.field == "agents.a.prompt"
     assert "q7" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_template_cannot_change_the_record() -> None:

@@ -214,10 +214,9 @@ def test_a_producer_that_drips_is_not_waited_for() -> None:
                     time.sleep(0.1)
 
         threading.Thread(target=drip, daemon=True).start()
-        begin = time.monotonic()
+        # One that waits until the other side has ended raises another error.
         with pytest.raises(StalledError, match="did not answer for 1 s"):
             call(ServerAddress(HOST, server.getsockname()[1], bytes(16)), 1.0, KEY)
-        assert time.monotonic() - begin < 3
 
 
 class Failing:
