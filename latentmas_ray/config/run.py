@@ -41,6 +41,7 @@ _IN_TEXT = {("corrupted", "text")}
 _OF_HINTS_IN_TEXT = {("deranged", "text"), ("none", "text")}
 # Pydantic's messages start so; ours start with "it must".
 _SHOULD = re.compile(r"^(Input|String) should ")
+_BY_PARSER = ", unable to parse"  # pydantic's further words on text that is no number
 
 
 # Pydantic takes the fields of the last base first.
@@ -123,7 +124,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(field, first["input"], f"known fields are {', '.join(RunConfig.model_fields)}") from None
-        expected = _SHOULD.sub("it must ", first["msg"].removeprefix("Value error, "))
+        expected = _SHOULD.sub("it must ", first["msg"].removeprefix("Value error, ").partition(_BY_PARSER)[0])
         raise ConfigError(field, first["input"], expected) from None
     _check_together(config)
     return config
