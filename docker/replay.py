@@ -142,9 +142,18 @@ def main(arguments: list[str]) -> int:
     if wrong := [one for one in asked.build_arg if "=" not in one]:
         parser.error(f"--build-arg: got {wrong[0]!r}; it must be NAME=VALUE")
     try:
-        steps = list(read_steps(asked.dockerfile.read_text(), dict(one.split("=", 1) for one in asked.build_arg)))
+        content = asked.dockerfile.read_text()
+        steps = list(read_steps(content, dict(one.split("=", 1) for one in asked.build_arg)))
     except (OSError, ValueError) as error:
         parser.error(f"dockerfile: got {str(asked.dockerfile)!r}; {error}")
+    if not steps:
+        parser.error(f"dockerfile: got {str(asked.dockerfile)!r}; it has no RUN, COPY or WORKDIR line")
+    known = re.findall(r"^ARG\s+(\w+)", content, re.MULTILINE)
+    for one in asked.build_arg:
+        if one.partition("=")[0] not in known:
+            parser.error(f"--build-arg: got {one!r}; the file has {', '.join(known) or 'no ARG line'}")
+    if missing := [one for one in asked.show if not Path(one).is_dir()]:
+        parser.error(f"--show: got {missing[0]!r}; it must be a folder")
     if (why := obstacle()) is not None:
         print(f"skipped: {why}", file=sys.stderr)
         return SKIPPED

@@ -1,5 +1,6 @@
 """Checks of settings that several benchmarks have. Imports nothing heavy."""
 
+import os
 from pathlib import Path
 
 from latentmas_ray.config.address import split_address
@@ -17,6 +18,8 @@ def check_plot_file(name: str) -> None:
         raise ConfigError("plot", name, f"it must be a file that ends in {PLOT_ENDING}")
     if not path.parent.is_dir():
         raise ConfigError("plot", name, f"its folder must exist: {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):  # before what may take minutes
+        raise ConfigError("plot", name, "it cannot be written: Permission denied")
 
 
 def check_positive(settings: object, *names: str) -> None:

@@ -152,6 +152,14 @@ def whole_number(field: str, text: str, *, least: int, most: int) -> int:
         raise ConfigError(field, text, f"it must be a whole number from {least} to {most}") from None
 
 
+def parsed_number(field: str, text: str, kind: type[int] | type[float]) -> int | float:
+    """Parse the flag of `field`, of any size. Raises ConfigError unless it is a number, and a whole one for int."""
+    try:
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError:
+        raise ConfigError(field, text, "it must be a whole number" if kind is int else "it must be a number") from None
+
+
 def whole_numbers(field: str, text: str, example: str) -> tuple[int, ...]:
     """Parse the flag of `field`, such as `1,8`. Raises ConfigError unless it is a list of whole numbers."""
     try:

@@ -39,7 +39,6 @@ from latentmas_ray.paths import with_home
 # Controls that are about texts too; the second ones of runs with hints.
 _IN_TEXT = {("corrupted", "text")}
 _OF_HINTS_IN_TEXT = {("deranged", "text"), ("none", "text")}
-# Pydantic's messages start so; ours start with "it must".
 
 
 # Pydantic takes the fields of the last base first.

@@ -1,7 +1,7 @@
 """Assigns a node and a GPU to each rank of each replica. Pure functions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentmas_ray.placement.resources import ActorResources, NodeResources
@@ -76,21 +76,40 @@ def assign_spread(
     """Spread the replicas of each pipeline over all nodes, in order; with fewer nodes than replicas, neighbours share
     a node.
 
-    A replica for a full node goes to the next one. Return None if a replica fits nowhere.
+    Each pipeline begins where its agents have the fewest replicas so far: an agent does not lose all of them with one
+    node. A replica for a full node goes to the next one. Return None if a replica fits nowhere.
     """
     free = [node for node in _free_slots(nodes, share) if node.replicas_that_fit(tp, 1)]
+    placed: Counter[tuple[tuple[str, ...], int]] = Counter()  # replicas of the same agents on a node
     slots: Slots = {}
     first = 0
     for pipeline in pipelines:
-        for index, replica_id in enumerate(pipeline):
-            wanted = first + (index if len(pipeline) <= len(free) else index * len(free) // len(pipeline))
-            order = (free[(wanted + step) % len(free)] for step in range(len(free)))
+        is_long = len(pipeline) > len(free)
+        places = [index * len(free) // len(pipeline) if is_long else index for index in range(len(pipeline))]
+        wanted = [(one.agents, place) for one, place in zip(pipeline, places, strict=True)]
+        first = min(range(first, first + len(free)), key=_number_met(wanted, free, placed), default=0)
+        for place, replica_id in zip(places, pipeline, strict=True):
+            order = (free[(first + place + step) % len(free)] for step in range(len(free)))
             node = next((node for node in order if node.replicas_that_fit(tp, 1)), None)
             if node is None:
                 return None
             slots[replica_id] = node.reserve(tp)
+            placed[replica_id.agents, node.number] += 1
         first += len(pipeline) if len(pipeline) < len(free) else 0
     return slots
+
+
+def _number_met(
+    wanted: Sequence[tuple[tuple[str, ...], int]],
+    free: Sequence["_FreeSlots"],
+    placed: Mapping[tuple[tuple[str, ...], int], int],
+) -> Callable[[int], int]:
+    """Return a function from the node where a pipeline begins to the number of its agents' replicas that it meets."""
+
+    def number_met(start: int) -> int:
+        return sum(placed.get((agents, free[(start + place) % len(free)].number), 0) for agents, place in wanted)
+
+    return number_met
 
 
 class _FreeSlots:

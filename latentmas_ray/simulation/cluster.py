@@ -12,6 +12,7 @@ from latentmas_ray.placement.prediction.layouts import divide
 from latentmas_ray.placement.prediction.turn_costs import Efficiency, PhaseCost, StepModel, TurnCost, turn_costs
 from latentmas_ray.simulation.settings import AUTO, BALANCED, SimulationSettings
 from latentmas_ray.topology import Topology
+from latentmas_ray.topology.validation import did_you_mean
 
 _CORES_PER_GPU = 8
 _OTHER_GPUS = "a100-80gb"  # where none are named: nothing but their name is read, as the turns' seconds are given
@@ -45,7 +46,15 @@ def make_cluster(settings: SimulationSettings, topology: Topology, num_nodes: in
         model=_figures(settings.model),
         workload=_workload(settings),
     )
-    return _search(settings, request, seconds) if settings.replicas == AUTO else make_plan(request)
+    try:
+        return _search(settings, request, seconds) if settings.replicas == AUTO else make_plan(request)
+    except ConfigError as error:
+        if error.field != "gpu_memory":
+            raise
+        # The advice of plans names flags that are none here.
+        missing = error.expected.partition("; what fits")[0]
+        expected = f"for {settings.model} {missing}: it takes larger GPUs, a smaller model or a smaller batch"
+        raise ConfigError("hardware", settings.hardware, expected) from None
 
 
 def _search(settings: SimulationSettings, request: PlanRequest, seconds: Mapping[str, float]) -> Plan:
@@ -90,9 +99,10 @@ def _workload(settings: SimulationSettings) -> Workload:
 
 
 def _figures(model: str) -> ModelDims:
-    found = known_dims(model)
+    found = known_dims(model) if model.strip() else None
     if found is None:
-        raise ConfigError("model", model, f"it must be {', '.join(PRESETS)}, or a model's folder")
+        expected = f"it must be {', '.join(PRESETS)}, or a model's folder"
+        raise ConfigError("model", model, did_you_mean(model, tuple(PRESETS)) + expected)
     if not found.caches_alike:
         raise ConfigError("model", model, "its layers must all cache a key and a value alike, as in a dense decoder")
     return found

@@ -50,8 +50,7 @@ def _parts(settings: SimulationSettings, num_nodes: int) -> Iterator[SimulationS
     questions, drivers = settings.questions_on(num_nodes), settings.drivers_on(num_nodes)
     for number in range(drivers):
         own = questions // drivers + (number < questions % drivers)
-        if own:
-            yield replace(settings, questions=own, seed=settings.seed + number)
+        yield replace(settings, questions=own, seed=settings.seed + number)
 
 
 def simulate_run(settings: SimulationSettings, topology: Topology, plan: Plan) -> SimulatedRun:
@@ -168,10 +167,15 @@ def _use_by_agent(busy_seconds: Mapping[str, float], replicas: Mapping[str, int]
 
 def _progress_line(one: SimulatedRun) -> str:
     return (
-        f"{one.topology}, {one.nodes} nodes, {one.placement}: {one.questions_per_second:.4g} questions/s, "
+        f"{one.topology}, {_nodes(one.nodes)}, {one.placement}: "
+        f"{one.questions_per_second:.4g} questions/s, "
         f"GPUs {one.gpu_use:.0%}, {_drivers(one.drivers)} {one.driver_share:.1%} of a core, "
         f"simulated in {one.simulated_in:.1f} s"
     )
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _drivers(count: int) -> str:

@@ -75,7 +75,8 @@ class SimulationSettings:
     drivers: int = _flag(
         1,
         "N",
-        "processes that drive the run, each with a part of nodes and questions; fewer where N does not divide them",
+        "processes that drive the run, each with a part of nodes and questions; fewer where N does not divide the "
+        "nodes or there are fewer questions",
     )
     driver: str = _flag("charged", "charged|free", "whether virtual time passes with the driver's processor time")
     runtime_seconds: float = _flag(0.0008, "S", "processor time of the driver for the calls to Ray, per turn")
@@ -93,6 +94,10 @@ class SimulationSettings:
             given = ",".join(map(str, self.nodes))
             expected = f"it must be whole numbers from 1 to {largest}, with {self.gpus_per_node} GPUs each"
             raise ConfigError("nodes", given, expected)
+        for name in ("nodes", "topology"):
+            listed = [str(one) for one in getattr(self, name)]
+            if len(set(listed)) < len(listed):
+                raise ConfigError(name, ",".join(listed), "it must have each one once")
         for name in ("think_seconds", "write_seconds"):
             if (seconds := getattr(self, name)) is not None and not 0 < seconds <= 3600:
                 raise ConfigError(name, seconds, "it must be above 0 and at most 3600")
@@ -132,8 +137,9 @@ class SimulationSettings:
         return max(1, round(self.questions * num_nodes / max(self.nodes)))
 
     def drivers_on(self, num_nodes: int) -> int:
-        """Return the number of drivers on so many nodes: at most `drivers`, each with as many nodes."""
-        return max(count for count in range(1, self.drivers + 1) if num_nodes % count == 0)
+        """Return the number of drivers on so many nodes: at most `drivers`, each with as many nodes, and questions."""
+        most = min(self.drivers, self.questions_on(num_nodes))
+        return max(count for count in range(1, most + 1) if num_nodes % count == 0)
 
     @property
     def gpus(self) -> Hardware | None:

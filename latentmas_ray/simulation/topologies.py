@@ -1,6 +1,8 @@
 """The topologies that are simulated: built-in ones, files, and a wide one."""
 
-from latentmas_ray.topology import Agent, Topology, load_topology
+from latentmas_ray.errors import TopologyError
+from latentmas_ray.topology import BUILTIN, Agent, Topology, load_topology
+from latentmas_ray.topology.validation import did_you_mean
 
 WIDE = "wide"
 _EXPERTS = 12
@@ -9,7 +11,13 @@ _REVIEWERS = 4
 
 def topology_of(name: str) -> Topology:
     """Return the topology of this name or file. Raises TopologyError if there is none."""
-    return wide() if name == WIDE else load_topology(name)
+    if name == WIDE:
+        return wide()
+    if name not in BUILTIN and not name.lower().endswith((".yaml", ".yml")):
+        known = (*BUILTIN, WIDE)
+        expected = f"it must be a built-in topology ({', '.join(known)}) or the path of a FILE.yaml"
+        raise TopologyError("topology", name, did_you_mean(name, known) + expected)
+    return load_topology(name)
 
 
 def wide(num_experts: int = _EXPERTS, num_reviewers: int = _REVIEWERS) -> Topology:

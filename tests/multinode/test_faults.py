@@ -118,12 +118,13 @@ def test_a_link_that_is_cut_for_a_while_costs_nothing(
     assert rows == undisturbed
 
 
+@pytest.mark.parametrize("placement", ["pack", "spread"])
 def test_replicas_on_other_nodes_do_the_work_of_one_that_is_silent(
-    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
+    placement: str, command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """Nothing breaks, nothing arrives, and Ray says nothing of it here."""
     with make_cluster(2, 2, more=NEVER_DEAD) as cluster:
-        replicas = ["--replicas", "2", "--placement", "pack"]
+        replicas = ["--replicas", "2", "--placement", placement]
         faults = [(3, lambda: cluster.power_off(WORKER))]
         rows, said = run_through(cluster, [*command, *replicas], tmp_path / "run", faults)
     assert rows == undisturbed

@@ -248,6 +248,11 @@ class HealthMonitor:
             self._why_lost[change.node] = change
             if change.state is NodeState.GONE:
                 self._end_connections(change.node)
+            elif agents := self._only_there(change.node):
+                _log.warning(
+                    "%s: all actors are on that node; the run waits until it answers or Ray gives it up",
+                    ", ".join(agents),
+                )
             self._checked_at = -math.inf  # what starts on a node that is gone must start elsewhere
         for node in self._watch.gone | self._watch.silent:  # others may be ready only now to do its work
             self._give_up_node(self._why_lost[node])
@@ -269,6 +274,13 @@ class HealthMonitor:
         for replica in self._manager.replicas:
             if replica.is_up and node not in replica.nodes:
                 replica.end_connections(host)
+
+    def _only_there(self, node: str) -> list[str]:
+        """Return the agents whose work waits for a silent node."""
+        here = [
+            one for one in self._manager.replicas if node in one.nodes and one.is_up and not self._has_substitutes(one)
+        ]
+        return sorted({agent for replica in here for agent in self._agents_of(replica)})
 
     def _has_substitutes(self, replica: Replica) -> bool:
         """Return whether every agent of a replica has another one on nodes that answer."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from latentmas_ray import tasks
 from latentmas_ray.cli.options import run_options, whole_number
 from latentmas_ray.cli.planned_nodes import CORES_PER_NODE, GPU_MEMORY, MAX_NUMBER, nodes_at, nodes_here
 from latentmas_ray.cli.render.plan.plan_json import plan_to_json, predictions_to_json
@@ -160,12 +161,12 @@ def plan(
         "shared_memory": shared_memory,
         "network": network,
     }
+    config, topology = _with_models(config)  # refused before anything is measured
     named = _given_hardware(hardware, measures=measure, save=save)
     described = (nodes, gpus_per_node, gpu_memory or _memory_of(named), cpus_per_node)
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=MAX_NUMBER)
     planned_nodes, used = _planned_for(config, described, named)
     speeds = _speeds(given, used)
-    config, topology = _with_models(config)
     check_layout(config, topology)
     is_described = nodes is not None or gpus_per_node is not None
     check_engines(config, topology, has_name=True, runs_here=not is_described)
@@ -176,7 +177,7 @@ def plan(
     if request.apart and is_described and (problem := obstacle()) is not None:
         NOTES.hold(f"{problem} here: the plan is for nodes that have it")
     figures = _hardware_of(planned_nodes, used, is_here=gpus_per_node is None and config.address is None)
-    search = _search(request, figures, speeds, _expected_tokens(config, text_tokens))
+    search = _search(request, figures, speeds, _expected_tokens(config, text_tokens, request.workload.max_new_tokens))
     found = _predicted(search, config, is_asked_for=named is not None)
     made = found[0].plan if found else _planned(request, config)
     _tell_unused_links(made, speeds, given, is_predicted=bool(found))
@@ -231,8 +232,12 @@ def _request(
 
 
 def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
-    """Return the configuration with the models that its topology names, too, and that topology. Raises ConfigError."""
-    topology = load_topology(builtin_for(config.task if "task" in config.model_fields_set else "", config.topology))
+    """Return the configuration with the models that its topology names, too, and that topology. Raises InputError
+    for an unknown task or topology, among others."""
+    task = config.task if "task" in config.model_fields_set else ""
+    if task:
+        tasks.check_task(task)
+    topology = load_topology(builtin_for(task, config.topology))
     models = own_models(topology, config.model, config.models)
     return (config if models == config.models else config.model_copy(update={"models": models})), topology
 
@@ -286,10 +291,14 @@ def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, expect
     return LayoutSearch(request=request, hardware=hardware, speeds=speeds, expected_tokens=expected_tokens)
 
 
-def _expected_tokens(config: RunConfig, text_tokens: str | None) -> int | None:
-    """Return how many tokens a text is expected to have: as given, else as those of the task, if one is given."""
+def _expected_tokens(config: RunConfig, text_tokens: str | None, most: int) -> int | None:
+    """Return how many tokens a text is expected to have: as given, else as those of the task, if one is given. Raises
+    ConfigError if more are given than it may have, which are `most`."""
     if text_tokens is not None:
-        return whole_number("text_tokens", text_tokens, least=1, most=MAX_NUMBER)
+        number = whole_number("text_tokens", text_tokens, least=1, most=MAX_NUMBER)
+        if number > most:
+            raise ConfigError("text_tokens", number, f"a text may have {most}; give more with max_new_tokens")
+        return number
     return text_tokens_of(config.task, config.method) if "task" in config.model_fields_set else None
 
 

@@ -21,6 +21,7 @@ from latentmas_ray.bench.endpoint import holds_kv_bytes
 from latentmas_ray.bench.link_limits import Buffers, TcpReceiver, TcpSender
 from latentmas_ray.bench.paths import check_digests
 from latentmas_ray.bench.plot import draw, make_figure
+from latentmas_ray.bench.setting_checks import check_plot_file
 from latentmas_ray.bench.timings import p99, size_figures
 from latentmas_ray.bench.transfer import fitting
 from latentmas_ray.cli.main import main
@@ -229,6 +230,8 @@ def test_within_one_process_no_cluster_is_needed(capsys: pytest.CaptureFixture[s
         (["--plot", "plot.jpg"], "--plot: got 'plot.jpg'; it must be a file that ends in .png"),
         (["--plot", "./nowhere/plot.png"], "--plot: got './nowhere/plot.png'; its folder must exist"),
         (["--plot", ".png"], "--plot: got '.png'"),
+        (["--repeats", "1.5"], "--repeats: got '1.5'; it must be a whole number"),
+        (["--latent-steps", "auto"], "--latent-steps: got 'auto'; it must be a whole number"),
         (["--address", "127.0.0.1:1"], "--address: got '127.0.0.1:1'; a Ray cluster must answer there"),
         (["--address", ""], "--address: got ''"),
         (["--address", "x:1", "--transports", "loopback"], "--address: got 'x:1'; these transports work"),
@@ -240,6 +243,14 @@ def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: py
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert named in line
+
+
+def test_a_plot_into_a_folder_without_permission_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
+        check_plot_file(str(tmp_path / "plot.png"))
 
 
 def test_a_plot_without_matplotlib_is_told_before_anything_is_measured(

@@ -201,6 +201,25 @@ def test_texts_of_a_task_have_their_published_length(capfd: pytest.CaptureFixtur
     assert "whose texts have 586 tokens" in " ".join(printed([*REFERENCE, *flags], capfd).split())
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--task", "gsm9k"], "--task: got 'gsm9k'; unknown task; known are "),
+        (["--task", "no_such.jsonl"], "--task: got 'no_such.jsonl'; there is no such file"),
+        (["--text-tokens", "300"], "--text-tokens: got '300'; a text may have 256; give more with max_new_tokens"),
+        (["--text-tokens", "9", "--max-new-tokens", "8"], "--text-tokens: got '9'; a text may have 8"),
+        (["--tp", "auto"], "--tp: got 'auto'; it must be a valid integer\n"),
+    ],
+)
+def test_tasks_and_lengths_that_no_run_has_are_refused(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*REFERENCE, "--hardware", "h100", *flags]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert told in shown.err
+
+
 @pytest.mark.parametrize("task", [[], ["--task", "notes"], ["--task", "gsm8k"]])
 def test_the_planned_agents_are_those_that_a_run_of_the_task_has(
     task: list[str], capfd: pytest.CaptureFixture[str]

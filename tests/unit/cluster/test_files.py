@@ -277,11 +277,22 @@ def test_a_replay_says_why_it_is_skipped(
         (None, [], "No such file"),
         ("ONBUILD RUN true", [], "unknown instruction ONBUILD"),
         ("RUN true", ["--build-arg", "VLLM"], "--build-arg: got 'VLLM'; it must be NAME=VALUE"),
+        ("ARG VLLM=yes\nRUN true", ["--build-arg", "VLM=no"], "--build-arg: got 'VLM=no'; the file has VLLM"),
+        ("RUN true", ["--build-arg", "=no"], "--build-arg: got '=no'; the file has no ARG line"),
+        ("RUN true", ["--show", "/no/such/folder"], "--show: got '/no/such/folder'; it must be a folder"),
+        ("FROM python:3.12\n", [], "it has no RUN, COPY or WORKDIR line"),
+        ("", [], "it has no RUN, COPY or WORKDIR line"),
     ],
 )
 def test_a_replay_of_what_it_cannot_read_is_bad_input(
-    content: str | None, flags: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str | None,
+    flags: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(replay, "obstacle", lambda: "not in a test")
     if content is not None:
         (tmp_path / "Dockerfile").write_text(content)
     with pytest.raises(SystemExit) as ended:

@@ -63,6 +63,20 @@ def test_spread_keeps_neighbours_together_where_nodes_are_few() -> None:
     assert links["refiner", "judger"] == {"nvlink"}
 
 
+@given(st.integers(1, 6), st.integers(1, 8))
+def test_spread_puts_the_replicas_of_an_agent_on_different_nodes(num_replicas: int, num_nodes: int) -> None:
+    """No node takes all of them along, and every chain is on as many nodes as another."""
+    plan = make_plan(request(cluster(num_nodes, 24), replicas=num_replicas, placement="spread"))
+    nodes: dict[str, Counter[int]] = {}
+    chains: dict[int, set[int]] = {}
+    for replica_id, slots in plan.slots.items():
+        nodes.setdefault(replica_id.agents[0], Counter())[slots[0].node] += 1
+        chains.setdefault(replica_id.replica, set()).add(slots[0].node)
+    assert all(len(counts) == min(num_replicas, num_nodes) for counts in nodes.values())
+    assert all(max(counts.values()) == -(-num_replicas // num_nodes) for counts in nodes.values())
+    assert {len(chain) for chain in chains.values()} == {min(4, num_nodes)}
+
+
 def test_auto_says_why_it_did_not_pack() -> None:
     plan = make_plan(request(cluster(2, 4), tp=2))
     assert plan.strategy == "spread"

@@ -266,7 +266,14 @@ BAD = [
     ("--prompt-tokens", "0", "between 1 and"),
     ("--latent-steps", "-1", "between 0 and"),
     ("--max-new-tokens", "0", "between 1 and"),
-    ("--seed", "one", "integer"),
+    ("--seed", "one", "got 'one'; it must be a whole number"),
+    ("--questions", "1e3", "got '1e3'; it must be a whole number"),
+    ("--spread", "wide", "got 'wide'; it must be a number"),
+    ("--nodes", "2,1,2", "each one once"),
+    ("--topology", "single,single", "each one once"),
+    ("--topology", "wid", "did you mean wide?"),
+    ("--model", " ", "got ' '; it must be qwen3"),
+    ("--model", "qwen3-15b", "did you mean qwen3-14b?"),
     ("--drivers", "65", "between 1 and 64"),
     ("--topology", "no-such", "no-such"),
     ("--topology", "", "topolog"),
@@ -306,4 +313,11 @@ def test_bad_input_is_one_line(flag: str, value: str, expected: str, capsys: pyt
 def test_a_model_that_does_not_fit_on_the_hardware_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--model", "llama-3.1-70b", "--hardware", "a100-40gb"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "a100" in line or "GPU" in line
+    assert line.startswith("error: --hardware: got 'a100-40gb'; for llama-3.1-70b a GPU needs ")
+    assert "--tp" not in line  # no flag here
+
+
+def test_drivers_that_get_no_question_are_left_out_and_their_nodes_are_not() -> None:
+    settings = SimulationSettings(nodes=(4,), topology=("single",), questions=2, drivers=4, driver="free")
+    (one,) = simulate(settings, lambda _: None).runs
+    assert (one.nodes, one.gpus, one.questions, one.drivers) == (4, 32, 2, 2)

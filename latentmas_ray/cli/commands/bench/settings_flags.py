@@ -8,14 +8,14 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from latentmas_ray.bench.answer.settings import NOTHING, names_in
-from latentmas_ray.cli.options import flag_of, numbers, whole_numbers
+from latentmas_ray.cli.options import flag_of, numbers, parsed_number, whole_numbers
 
 
 def settings_flags(settings: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds a flag for each field of the dataclass `settings` to a command.
 
     A field's metadata are its `metavar` and its `help`. The command gets the values that were given, by field, as its
-    first argument; its other parameters are unchanged. Lists are parsed: ConfigError for what is none.
+    first argument; its other parameters are unchanged. Numbers and lists are parsed: ConfigError for what is none.
     """
     own_fields = {field.name: field for field in fields(settings)}
     kinds = {name: _kind(hint) for name, hint in get_type_hints(settings).items()}
@@ -33,7 +33,7 @@ def settings_flags(settings: type[Any]) -> Callable[[Callable[..., None]], Calla
             }
             command(given, **values)
 
-        flags = [_parameter(field, kinds[field.name]) for field in own_fields.values()]
+        flags = [_parameter(field) for field in own_fields.values()]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
         with_flags.__signature__ = inspect.Signature([*flags, *others])  # type: ignore[attr-defined]
@@ -50,21 +50,24 @@ def _kind(hint: Any) -> Any:
 
 
 def _parsed(field: Field[Any], kind: Any, value: Any) -> Any:
-    if kind in (int, float, str):
+    if kind is str:
         return value
+    if kind in (int, float):
+        return parsed_number(field.name, value, kind)
     of = get_args(kind)[0]
     if of is str or value.strip() == NOTHING:
         return names_in(value)
     return (whole_numbers if of is int else numbers)(field.name, value, _text(field.default) or "0.5,2")
 
 
-def _parameter(field: Field[Any], kind: Any) -> inspect.Parameter:
+def _parameter(field: Field[Any]) -> inspect.Parameter:
     text = field.metadata["help"]
     if field.default not in (None, ()):
         text += f" (default: {_text(field.default)})"
     option = typer.Option(flag_of(field.name), metavar=field.metadata["metavar"], help=text)
-    annotation = Annotated[(kind if kind in (int, float) else str) | None, option]  # type: ignore[valid-type]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
 
 
 def _text(default: Any) -> str:

@@ -9,7 +9,7 @@ import typer
 from latentmas_ray.bench.matrix.settings import MatrixSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
-from latentmas_ray.cli.options import whole_numbers
+from latentmas_ray.cli.options import parsed_number, whole_numbers
 from latentmas_ray.cli.unused_flags import tell_unused
 from latentmas_ray.config import DEFAULT_LATENT_STEPS
 from latentmas_ray.errors import ConfigError
@@ -31,7 +31,7 @@ Tokens = Annotated[
 Transports = Annotated[
     str | None, typer.Option("--transports", metavar="NAME,NAME,…", help="(default: all that work here)")
 ]
-Repeats = Annotated[int | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")]
+Repeats = Annotated[str | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -44,10 +44,10 @@ EndToEndFlag = Annotated[
     bool, typer.Option("--end-to-end/--no-end-to-end", help="let two agents hand over, with overlap and without")
 ]
 PromptTokens = Annotated[
-    int | None, typer.Option("--prompt-tokens", metavar="N", help="end to end: of the writer (default: 1000)")
+    str | None, typer.Option("--prompt-tokens", metavar="N", help="end to end: of the writer (default: 1000)")
 ]
 LatentSteps = Annotated[
-    int | None,
+    str | None,
     typer.Option("--latent-steps", metavar="N", help=f"end to end: of the writer (default: {DEFAULT_LATENT_STEPS})"),
 ]
 Pairs = Annotated[
@@ -55,7 +55,7 @@ Pairs = Annotated[
     typer.Option("--pairs", metavar="nodes|all", help="measure each pair of nodes, or of GPUs and nodes, instead"),
 ]
 Concurrent = Annotated[
-    int | None, typer.Option("--concurrent", metavar="K", help="with --pairs: senders to one reader (default: 4)")
+    str | None, typer.Option("--concurrent", metavar="K", help="with --pairs: senders to one reader (default: 4)")
 ]
 Plot = Annotated[
     str | None, typer.Option("--plot", metavar="FILE.png", help="draw bandwidth over size, or the matrix of --pairs")
@@ -90,26 +90,30 @@ def transfer(
         "dtype": dtype,
         "tokens": None if tokens is None else whole_numbers("tokens", tokens, "64,1024,8192"),
         "transports": None if transports is None else tuple(name.strip() for name in transports.split(",")),
-        "repeats": repeats,
+        "repeats": _whole("repeats", repeats),
         "address": address,
         "end_to_end": end_to_end,
-        "prompt_tokens": prompt_tokens,
-        "latent_steps": latent_steps,
+        "prompt_tokens": _whole("prompt_tokens", prompt_tokens),
+        "latent_steps": _whole("latent_steps", latent_steps),
         "pairs": pairs,
-        "concurrent": concurrent,
+        "concurrent": _whole("concurrent", concurrent),
         "plot": plot,
     }
     tell_unused("bench transfer", given)
-    given = {name: value for name, value in given.items() if name not in ("pairs", "concurrent")}
     if pairs is not None:
-        matrix = _matrix_settings(given, pairs, concurrent)
+        matrix = _matrix_settings(given, pairs)
         measure_and_show(partial(_measure_matrix, matrix), _matrix_tables, _draw_matrix, plot=plot, as_json=as_json)
         return
-    settings = TransferBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    own = {name: value for name, value in given.items() if value is not None and name not in ("pairs", "concurrent")}
+    settings = TransferBenchSettings(**own)  # type: ignore[arg-type]
     measure_and_show(partial(_measure, settings), _tables, _draw, plot=settings.plot, as_json=as_json)
 
 
-def _matrix_settings(given: Mapping[str, Any], pairs: str, concurrent: int | None) -> MatrixSettings:
+def _whole(field: str, text: str | None) -> float | None:
+    return None if text is None else parsed_number(field, text, int)
+
+
+def _matrix_settings(given: Mapping[str, Any], pairs: str) -> MatrixSettings:
     """Return the settings of a matrix from the flags. Raises ConfigError for several sizes or transports."""
     values = {name: given[name] for name in ("model", "dtype", "repeats", "address", "plot")}
     for name, field in (("tokens", "tokens"), ("transports", "transport")):
@@ -117,7 +121,7 @@ def _matrix_settings(given: Mapping[str, Any], pairs: str, concurrent: int | Non
         if several is not None and len(several) != 1:
             raise ConfigError(name, ",".join(map(str, several)), "with --pairs it must be one, for all pairs")
         values[field] = None if several is None else several[0]
-    values |= {"pairs": pairs, "concurrent": concurrent}
+    values |= {"pairs": pairs, "concurrent": given["concurrent"]}
     return MatrixSettings(**{name: value for name, value in values.items() if value is not None})
 
 

@@ -131,14 +131,16 @@ def test_readers_do_without_what_a_lost_node_has(
 
 
 def test_a_silent_node_is_waited_for_if_no_other_can_do_its_work(
-    start: Callable[..., RayRuntime], network: Network
+    start: Callable[..., RayRuntime], network: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The link may come back, and the models there need not be loaded again."""
+    """The link may come back, and the models there need not be loaded again. The run says so."""
     runtime = start(placement="spread")
     network.readings["far"] = SILENT
     events = runtime.poll(0.0)
     assert [type(event) for event in events] == [NodeLost]
     assert nodes_of(runtime) == {"near", "far"}
+    agents = [agent for agent, members in runtime._manager.replicas_of().items() if members[0].nodes == ("far",)]
+    assert f"{', '.join(agents)}: all actors are on that node; the run waits" in caplog.text
     network.readings["far"] = OPEN
     assert runtime.poll(0.0) == [NodeJoined("far")]
 
