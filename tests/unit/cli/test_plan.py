@@ -208,7 +208,7 @@ def test_texts_of_a_task_have_their_published_length(capfd: pytest.CaptureFixtur
         (["--task", "no_such.jsonl"], "--task: got 'no_such.jsonl'; there is no such file"),
         (["--text-tokens", "300"], "--text-tokens: got '300'; a text may have 256; give more with max_new_tokens"),
         (["--text-tokens", "9", "--max-new-tokens", "8"], "--text-tokens: got '9'; a text may have 8"),
-        (["--tp", "auto"], "--tp: got 'auto'; it must be a valid integer\n"),
+        (["--tp", "auto"], "--tp: got 'auto'; it must be a whole number from 1 to 1024\n"),
     ],
 )
 def test_tasks_and_lengths_that_no_run_has_are_refused(
