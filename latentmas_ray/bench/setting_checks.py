@@ -13,13 +13,20 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 def check_plot_file(name: str) -> None:
     """Raise ConfigError unless a plot can be written to the file `name`."""
-    path = Path(expand_home("plot", name))
-    if path.suffix.lower() != PLOT_ENDING or path.is_dir():
-        raise ConfigError("plot", name, f"it must be a file that ends in {PLOT_ENDING}")
+    checked_file("plot", name, PLOT_ENDING)
+
+
+def checked_file(field: str, name: str, ending: str) -> Path:
+    """Return the path of a file that will be written after what may take minutes. Raises ConfigError if it has another
+    ending or cannot be written."""
+    path = Path(expand_home(field, name))
+    if path.suffix.lower() != ending or path.is_dir():
+        raise ConfigError(field, name, f"it must be a file that ends in {ending}")
     if not path.parent.is_dir():
-        raise ConfigError("plot", name, f"its folder must exist: {path.parent}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):  # before what may take minutes
-        raise ConfigError("plot", name, "it cannot be written: Permission denied")
+        raise ConfigError(field, name, f"its folder must exist: {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(field, name, "it cannot be written: Permission denied")
+    return path
 
 
 def check_positive(settings: object, *names: str) -> None:

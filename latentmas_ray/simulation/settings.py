@@ -7,7 +7,7 @@ from latentmas_ray.bench.setting_checks import check_plot_file
 from latentmas_ray.config.parts import MAX_DRIVERS
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
-from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named
+from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named_or_in
 from latentmas_ray.units import parse_bytes
 
 PLACEMENTS = ("auto", "pack", "spread", "colocate")
@@ -60,7 +60,10 @@ class SimulationSettings:
     latent_steps: int = _flag(_LATENT_STEPS, "N", "of each latent agent")
     max_new_tokens: int = _flag(256, "N", "of every text")
     hardware: str | None = _flag(
-        None, "NAME", f"figures of the GPUs: their memory, links and turns; {', '.join(_GPUS)}"
+        None,
+        "NAME|FILE.json",
+        f"figures of the GPUs: their memory, links and turns; {', '.join(_GPUS)}, or those in a file of latentmas plan "
+        "--measure --save",
     )
     nvlink: str | None = _flag(
         None, "SPEED|none", f"GPUs of one node (default: that of --hardware, else {(_OTHERS.nvlink or 0) / 1e9:g}GB/s)"
@@ -143,8 +146,8 @@ class SimulationSettings:
 
     @property
     def gpus(self) -> Hardware | None:
-        """The published figures of the GPUs, if they are named. Raises ConfigError."""
-        return None if self.hardware is None else hardware_named(self.hardware)
+        """The figures of the GPUs, published or measured, if they are named. Raises ConfigError."""
+        return None if self.hardware is None else hardware_named_or_in(self.hardware)
 
     @property
     def speeds(self) -> LinkSpeeds:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latentmas_ray import tasks
+from latentmas_ray.bench.setting_checks import checked_file
 from latentmas_ray.cli.options import run_options, whole_number
 from latentmas_ray.cli.planned_nodes import CORES_PER_NODE, GPU_MEMORY, MAX_NUMBER, nodes_at, nodes_here
 from latentmas_ray.cli.render.plan.plan_json import plan_to_json, predictions_to_json
@@ -253,8 +253,9 @@ def _speeds(given: Mapping[str, str | None], named: Hardware | None) -> LinkSpee
 
 def _given_hardware(hardware: str | None, *, measures: bool, save: str | None) -> Hardware | None:
     """Return the figures that are named, in a file, or measured here; None if none are asked for."""
-    if save is not None and (not measures or not save.endswith(".json")):
-        raise ConfigError("save", save, "it must be a file that ends in .json, for what --measure finds")
+    if save is not None and not measures:
+        raise ConfigError("save", save, "it is for what --measure finds: give both, or none of the two")
+    file = None if save is None else checked_file("save", save, ".json")
     if not measures:
         return None if hardware is None else hardware_named_or_in(hardware)
     if hardware is not None:
@@ -262,9 +263,9 @@ def _given_hardware(hardware: str | None, *, measures: bool, save: str | None) -
     from latentmas_ray.bench.device import measure_hardware  # needs torch
 
     found = measure_hardware()
-    if save is not None:
+    if file is not None:
         try:
-            Path(save).write_bytes(hardware_to_json(found))
+            file.write_bytes(hardware_to_json(found))
         except OSError as error:
             raise ConfigError("save", save, f"it cannot be written: {error.strerror or error}") from error
     return found

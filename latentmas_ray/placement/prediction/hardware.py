@@ -131,7 +131,8 @@ def hardware_named(name: str) -> Hardware:
     """Return the figures of this name, such as `h100`. Raises ConfigError for an unknown one."""
     found = HARDWARE.get(name.strip().lower())
     if found is None:
-        raise ConfigError("hardware", name, f"its figures are not known; those of {', '.join(HARDWARE)} are")
+        expected = f"its figures are not known; those of {', '.join(HARDWARE)} are, and files end in .json"
+        raise ConfigError("hardware", name, expected)
     return found
 
 

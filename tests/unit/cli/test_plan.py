@@ -241,8 +241,9 @@ def test_sums_say_which_of_them_have_another_models_sizes(capfd: pytest.CaptureF
     ("flags", "told"),
     [
         (["--measure", "--hardware", "h100"], "--hardware: got 'h100'; with --measure it is what is measured here"),
-        (["--save", "here.json"], "--save: got 'here.json'; it must be a file that ends in .json, for what --measure"),
+        (["--save", "here.json"], "--save: got 'here.json'; it is for what --measure finds: give both, or none"),
         (["--measure", "--save", "here.txt"], "--save: got 'here.txt'; it must be a file that ends in .json"),
+        (["--measure", "--save", "/no/where.json"], "--save: got '/no/where.json'; its folder must exist: /no"),
     ],
 )
 def test_measurements_that_contradict(flags: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:

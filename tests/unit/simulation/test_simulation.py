@@ -10,7 +10,9 @@ import pytest
 
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.options import flag_of
+from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import LinkSpeeds, Slot, hardware_named
+from latentmas_ray.placement.prediction.hardware import hardware_to_json
 from latentmas_ray.placement.prediction.throughput import predict
 from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, turn_costs
 from latentmas_ray.simulation.cluster import make_cluster, seconds_by_agent
@@ -206,6 +208,15 @@ def test_hardware_has_the_links_the_memory_and_the_turns_of_predictions() -> Non
     assert slow["thinker"] > fast["thinker"] > 0
     assert seconds_by_agent(settings, PAIR)["writer"] == 7.0
     assert seconds_by_agent(SimulationSettings(), PAIR) == {"thinker": 0.3, "writer": 20.0}
+
+
+def test_hardware_that_was_measured_is_that_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(hardware_to_json(replace(hardware_named("h100"), memory_bytes=50 * 10**9)))
+    assert SimulationSettings(hardware=str(file)).gpus == replace(hardware_named("h100"), memory_bytes=50 * 10**9)
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match=r"hardware: .*it must be a file of latentmas plan --measure --save"):
+        SimulationSettings(hardware=str(file))
 
 
 def test_a_simulated_run_is_as_fast_as_predicted() -> None:
