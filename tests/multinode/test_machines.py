@@ -142,6 +142,18 @@ def test_power_off_ends_whatever_runs(machines: tuple[Switch, Machine, Machine])
     assert machine.processes() == {}
 
 
+def test_what_runs_on_a_later_machine_does_not_count_for_one_that_is_off() -> None:
+    """The kernel gives the numbers of namespaces that are gone to new ones."""
+    with ExitStack() as stack:
+        earlier = [stack.enter_context(Machine(f"earlier {i}")) for i in range(4)]
+    with ExitStack() as stack:
+        later = [stack.enter_context(Machine(f"later {i}")) for i in range(4)]
+        for machine in earlier:
+            assert machine.processes() == {}
+            machine.signal_all(signal.SIGSTOP)
+        assert all(machine.processes() for machine in later)
+
+
 def test_nothing_outlives_the_process_that_made_a_machine(tmp_path: Path) -> None:
     """Not even where it is killed and can clean nothing up."""
     script = (
