@@ -83,4 +83,4 @@ def _is_model(part: Any) -> bool:
 
 
 def _text(limit: float) -> str:
-    return f"{limit:,}".replace(",", "") if isinstance(limit, int) else f"{limit:g}"
+    return str(int(limit)) if limit == int(limit) else f"{limit:g}"  # not 1e+06

@@ -21,6 +21,7 @@ class Outer(BaseModel):
     count: int = Field(default=1, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     heat: float = Field(default=0.0, ge=0, le=10)
+    limit: float = Field(default=1.0, gt=0, le=1e6)
     total: int = 0
     is_on: bool = False
     name: str = ""
@@ -37,6 +38,7 @@ class Outer(BaseModel):
         ({"heat": -1}, "it must be a number from 0 to 10"),
         ({"heat": float("nan")}, "it must be a number from 0 to 10"),
         ({"heat": []}, "it must be a number from 0 to 10"),
+        ({"limit": 0}, "it must be a number above 0 and at most 1000000"),
         ({"total": "x"}, "it must be a whole number"),
         ({"is_on": "maybe"}, "it must be true or false"),
         ({"name": 7}, "it must be text"),

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.expected import expected_form
+from latentmas_ray.paths import expand_home
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 
 _GBIT = 1e9 / 8  # bytes
@@ -139,10 +140,10 @@ def hardware_named(name: str) -> Hardware:
 def hardware_named_or_in(text: str) -> Hardware:
     """Return the figures of this name, or those in the file that `latentmas plan --measure --save` wrote. Raises
     ConfigError for an unknown name, and for a file that cannot be read or has another form."""
-    if text.strip().lower() in HARDWARE or not text.endswith(".json"):
+    if text.strip().lower() in HARDWARE or not text.lower().endswith(".json"):
         return hardware_named(text)
     try:
-        return _HARDWARE.validate_json(Path(text).read_bytes())
+        return _HARDWARE.validate_json(Path(expand_home("hardware", text)).read_bytes())
     except OSError as error:
         raise ConfigError("hardware", text, f"the file cannot be read: {error.strerror or error}") from None
     except ValidationError as error:

@@ -210,10 +210,15 @@ def test_hardware_has_the_links_the_memory_and_the_turns_of_predictions() -> Non
     assert seconds_by_agent(SimulationSettings(), PAIR) == {"thinker": 0.3, "writer": 20.0}
 
 
-def test_hardware_that_was_measured_is_that_of_its_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.json"
+@pytest.mark.parametrize("name", ["mine.json", "MINE.JSON"])
+def test_hardware_that_was_measured_is_that_of_its_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / name
     file.write_bytes(hardware_to_json(replace(hardware_named("h100"), memory_bytes=50 * 10**9)))
     assert SimulationSettings(hardware=str(file)).gpus == replace(hardware_named("h100"), memory_bytes=50 * 10**9)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert SimulationSettings(hardware=f"~/{name}").gpus == SimulationSettings(hardware=str(file)).gpus
     file.write_text("{}")
     with pytest.raises(ConfigError, match=r"hardware: .*it must be a file of latentmas plan --measure --save"):
         SimulationSettings(hardware=str(file))
