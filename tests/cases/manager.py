@@ -107,7 +107,13 @@ class FakePlacementGroup:
 def cluster_of(alive: Sequence[str]) -> Cluster:
     """A cluster of these nodes."""
     nodes = tuple(NodeResources(name=name, num_gpus=0.0, num_cpus=NUM_CPUS) for name in alive)
-    return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
+    return Cluster(
+        owned=False,
+        nodes=nodes,
+        node_ids=frozenset(alive),
+        store_bytes=dict.fromkeys(alive, 0.0),
+        addresses={name: (name, 1) for name in alive},
+    )
 
 
 def _address_of(name: str) -> dict[str, Any]:

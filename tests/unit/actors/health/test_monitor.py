@@ -39,12 +39,12 @@ def start(monkeypatch: pytest.MonkeyPatch, network: Network) -> Callable[..., Ra
     monkeypatch.setattr(monitor, "NodeWatch", network.watch)
     monkeypatch.setattr(monitor, "LOOK_SECONDS", 0.0)
 
-    def start(**more: Any) -> RayRuntime:
+    def start(num_polls: int = 2, **more: Any) -> RayRuntime:
         make_runner: Any = None
         runtime = runtime_of(AGENTS, make_runner, uses_gpus=False, **more)
         runtime.start()
-        runtime.poll(0.0)  # learns the nodes
-        runtime.poll(0.0)  # reaches them
+        for _ in range(num_polls):
+            runtime.poll(0.0)
         return runtime
 
     return start
@@ -143,6 +143,16 @@ def test_a_silent_node_is_waited_for_if_no_other_can_do_its_work(
     assert f"{', '.join(agents)}: all actors are on that node; the run waits" in caplog.text
     network.readings["far"] = OPEN
     assert runtime.poll(0.0) == [NodeJoined("far")]
+
+
+def test_a_node_that_falls_silent_while_models_are_loaded_is_noticed(
+    start: Callable[..., RayRuntime], network: Network
+) -> None:
+    """It was reached before: a line that is first opened afterwards would say nothing of it."""
+    runtime = start(num_polls=0, placement="spread")
+    assert network.num_opened == len(NODES)
+    network.readings["far"] = SILENT
+    assert NodeLost in map(type, runtime.poll(0.0))
 
 
 def test_a_node_that_has_ended_is_not_used_although_ray_still_lists_it(
