@@ -54,7 +54,8 @@ class TextWritten:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnRepeated:
-    """A turn was lost with its actor or with memory that it reads, and is submitted again."""
+    """A turn was lost with its actor or with memory that it reads, and is submitted again; after many losses each of
+    its questions alone."""
 
     agent: str
     reason: str

@@ -1,5 +1,6 @@
 """The state of one batch while its turns run: which turns are ready, which questions are settled, what is freed."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.scheduler.protocol import TurnHandle
-from latentmas_ray.scheduler.retry import RetryState
+from latentmas_ray.scheduler.retry import RetryState, TurnFailure, TurnLoss
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent
@@ -43,7 +44,7 @@ class BatchState:
         """
         self.retry = retry
         self.batch = retry.batch
-        self.num_losses = 0  # turns that may have killed their actor, or lacked their memory
+        self._losses: Counter[TurnLoss] = Counter()  # of turns that may have killed their actor, or lacked their memory
         self.lost_segments: set[str] = set()  # agents whose turns have results and whose segments are lost
         self.handles: dict[str, TurnHandle] = {}
         self.results: dict[str, TurnResult] = {}
@@ -193,6 +194,12 @@ class BatchState:
         names = find_segments_to_free(self.handles, self.results.keys(), self._index.readers)
         self.lost_segments.difference_update(names)
         return [self.handles.pop(name) for name in names]
+
+    def count_losses(self, together: Iterable[TurnFailure]) -> int:
+        """Count turns that were lost together: the suspects among them, whichever of them is handled first. Returns the
+        most losses alike so far."""
+        self._losses.update({one.loss for one in together if one.is_suspect})
+        return max(self._losses.values(), default=0)
 
     def mark_lost(self, handles: Set[TurnHandle]) -> None:
         """Note which of these handles' segments are lost: those of turns of this batch that have results."""

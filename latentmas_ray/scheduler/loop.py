@@ -346,16 +346,14 @@ class Scheduler:
             failure = TurnFailure.of(event)
             dying = [other for other in failures if actor_died(other) and other.handle in self._in_flight]
             dead = {other.handle.agent for other in dying}
-            # Turns that were lost together count as one loss, whichever of them is the suspect.
-            batch_state.num_losses += failure.is_suspect or any(TurnFailure.of(other).is_suspect for other in dying)
-            may_resubmit = batch_state.retry.can_resubmit_lost_turns(batch_state.num_losses, run.settings.max_losses)
-            if failure.is_loss and may_resubmit:
+            num_losses = batch_state.count_losses(TurnFailure.of(one) for one in (event, *dying))
+            if failure.is_loss and batch_state.retry.can_resubmit_lost_turns(num_losses, run.settings.max_losses):
                 self._rewind(run, batch_state, failure, dead)
                 run.counters.count_fault(event.handle, failure.reason)
             elif (done := finish.failed_alone(run, batch_state, failure, event.handle)) is not None:
                 self._handle_outcomes([], [done])
             else:
-                self._fail_batch(run, batch_state, failure)
+                self._fail_batch(run, batch_state, failure, event.handle)
         if submit_next and batch_state in run.batch_states:
             self._submit_ready(run, batch_state)
 
@@ -367,11 +365,13 @@ class Scheduler:
         pending, finished = batch_state.rewind(lost | {failure.agent})
         self._cancel_turns(pending, finished)
 
-    def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
+    def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure, handle: TurnHandle) -> None:
         """Cancel a failed batch. Its questions are tried again, or fail for good."""
         self._drop_batch(run, batch_state)
         attempts, failed = finish.attempts_after(run, batch_state, failure)
         run.retry(attempts)
+        if attempts and failure.is_loss:
+            run.counters.count_fault(handle, failure.reason)
         run.add_failures(failure.agent, failed, failure.refused)
 
     def _drop_batch(self, run: Run, batch_state: BatchState) -> None:

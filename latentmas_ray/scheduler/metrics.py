@@ -236,7 +236,7 @@ class RunCounters:
         self.send(QuestionFailed(failure=failure))
 
     def count_fault(self, handle: TurnHandle, reason: str) -> None:
-        """Report that a turn was lost and is submitted again."""
+        """Report that a turn was lost and is submitted again, or its questions alone."""
         self.send(TurnRepeated(agent=handle.agent, reason=reason, question_ids=handle.question_ids, place=handle.place))
 
     def count_memory(self, question_id: str) -> None:

@@ -1,7 +1,9 @@
 """The rules of retries.
 
 * A lost turn (its actor died, or memory that it reads is lost) is submitted again, and so are the turns whose segments
-  it needs and that no longer exist. A batch that loses too many turns by its own suspected fault counts as failed.
+  it needs and that no longer exist. A batch that loses too many turns by its own suspected fault counts as failed:
+  so many of one agent, by the death of its actor or for lack of memory. What an agent loses says nothing of another's
+  turn: a node that dies takes the actor of one and the memory of the next, and each finds out by itself.
 * A batch with questions that do not fit the model's positions loses those, which fail at once, and is tried again
   with the others together. Of several answering agents one whose positions are too few has no answer to them.
 * A question that could not be written, in a turn that wrote the others, leaves its batch and is retried alone.
@@ -16,6 +18,7 @@ Questions that are answered, or left their batch earlier, are never tried again 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from latentmas_ray.errors import LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.scheduler.batch import Batch
@@ -34,8 +37,8 @@ class RetryState:
     runs_alone: bool = False  # while nothing else is in flight, so that a dead actor has died of it
 
     def can_resubmit_lost_turns(self, num_losses: int, max_losses: int) -> bool:
-        """Return whether lost turns are submitted again, after `num_losses` that the batch may have caused. The limit
-        is `max_losses` divided by the number of the attempt, and at least 1."""
+        """Return whether lost turns are submitted again, after `num_losses` alike that the batch may have caused. The
+        limit is `max_losses` divided by the number of the attempt, and at least 1."""
         return num_losses <= max(1, max_losses // self.number)
 
     def after(
@@ -74,6 +77,13 @@ class RetryState:
         return [replace(self, batch=one, number=number, runs_alone=runs_alone) for one in self.batch.split()]
 
 
+class TurnLoss(NamedTuple):
+    """What a batch may cause again and again."""
+
+    agent: str
+    lacks_memory: bool  # else its actor died
+
+
 @dataclass(frozen=True, kw_only=True)
 class TurnFailure:
     """Why a turn has no result; holds no exception."""
@@ -84,6 +94,11 @@ class TurnFailure:
     lacks_memory: bool = False
     is_suspect: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)  # by question that can never fit: why
+
+    @property
+    def loss(self) -> TurnLoss:
+        """If it is one."""
+        return TurnLoss(self.agent, self.lacks_memory)
 
     @classmethod
     def of(cls, event: TurnFailed | TurnLost) -> "TurnFailure":

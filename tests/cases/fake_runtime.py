@@ -64,6 +64,7 @@ class FakeRuntime:
     tokens_per_byte: float = 1.0
     memory_limit_bytes: int = 10**9
     is_synchronous: bool = False
+    reports_losses: bool = True  # of segments in `gone`; else only their readers find out
     now: float = 0.0
     turns: list[Took] = field(default_factory=list)
     works: list[TurnRequest] = field(default_factory=list)
@@ -125,7 +126,8 @@ class FakeRuntime:
             if handle.turn.finishes_at <= self.now:
                 events += self._outcome(handle)
         self._pending = [handle for handle in self._pending if handle.turn.finishes_at > self.now]
-        for segment in [segment for segment in self.gone - self._reported if segment.finishes_at <= self.now]:
+        lost = self.gone - self._reported if self.reports_losses else ()
+        for segment in [segment for segment in lost if segment.finishes_at <= self.now]:
             self._reported.add(segment)
             events += [TurnLost(handle, "its segment is gone") for handle in self.handles if handle.segment is segment]
         return events

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.engine.turn import TurnRequest
-from latentmas_ray.errors import ActorError, TurnLostError
+from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import TurnHandle
@@ -20,11 +20,14 @@ from tests.cases.scheduler import (
     DIAMOND,
     MIXED,
     PARALLEL,
+    SINGLE,
     Recorder,
+    agent,
     drain,
     make_driver,
     make_questions,
     run_all,
+    topology,
 )
 
 Faults = Mapping[
@@ -107,7 +110,7 @@ def test_a_question_that_kills_its_actor_fails_alone() -> None:
     assert not any(isinstance(result, Failure) for result in results.values())
     tried = Counter(work.question_ids for work in runtime.works if work.agent == "critic")
     assert (tried["q2", "q3"], tried["q2",]) == (3, 2)
-    assert len(recorder.faults) == 3
+    assert len(recorder.faults) == 4
     assert not runtime.handles
 
 
@@ -143,6 +146,40 @@ def test_turns_lost_together_count_once_whichever_is_the_suspect() -> None:
     assert not answers
     assert [one.id for one in failures] == ["q0"]
     assert len([work for work in runtime.works if work.agent == "code"]) < 10
+
+
+def test_a_last_attempt_survives_the_loss_of_an_actor_and_then_of_memory() -> None:
+    to_come = [TurnError("no room"), TurnLostError("its actor died", lacks_memory=False)]
+
+    def failure(work: TurnRequest) -> Exception | None:
+        if work.agent != "judger" or not to_come:
+            return None
+        runtime.gone.update(runtime.segments)
+        return to_come.pop(0)
+
+    runtime = FakeRuntime(failure=failure, reports_losses=False)
+    answers, failures = run_all(runtime, CHAIN, make_questions(2))
+    assert (len(answers), failures) == (2, [])
+
+
+def test_memory_that_is_always_lost_fails_the_question() -> None:
+    def failure(work: TurnRequest) -> Exception | None:
+        return TurnLostError("a segment did not come") if work.agent == "critic" else None
+
+    runtime = FakeRuntime(failure=failure)
+    answers, failures = run_all(runtime, CHAIN, make_questions(2))
+    assert (answers, [one.error for one in failures]) == ({}, ["a segment did not come"] * 2)
+    assert turns_of(runtime, 0)["critic"] == 4
+
+
+def test_a_question_that_is_tried_again_alone_after_a_loss_is_told() -> None:
+    def failure(work: TurnRequest) -> Exception | None:
+        return TurnLostError("it died", lacks_memory=False) if len(work.question_ids) > 1 else None
+
+    recorder = Recorder()
+    results = list(make_driver(FakeRuntime(failure=failure), SINGLE, recorder).run(plan_batches(make_questions(2), 2)))
+    assert not any(isinstance(result, Failure) for result in results)
+    assert len(recorder.faults) == 4
 
 
 def test_a_batch_without_a_suspect_never_fails() -> None:
@@ -198,18 +235,27 @@ def test_any_losses_leave_the_answers_of_an_uninterrupted_run(
 
 
 class SilentNode(FakeRuntime):
-    """The critic's actor is dead until it is missed. An agent that reads its memory finds out earlier."""
+    """An agent's actor is dead until it is missed. An agent that reads its memory finds out earlier."""
 
-    missed_at = 12.0
+    def __init__(self, of: str, missed_at: float = 12.0, dies_with: str | None = None) -> None:
+        """With `dies_with` it dies at that agent's first turn, which is lost, with all memory that there is."""
+        super().__init__(seconds=self._seconds, failure=self._failure, reports_losses=False)
+        self.of, self.missed_at, self.dies_with = of, missed_at, dies_with
 
-    def __init__(self) -> None:
-        super().__init__(
-            seconds=lambda work: self.missed_at - self.now if self.is_dead(work) else 1.0,
-            failure=lambda work: TurnLostError("its node is lost", lacks_memory=False) if self.is_dead(work) else None,
-        )
+    def _is_dead(self, work: TurnRequest) -> bool:
+        return work.agent == self.of and self.now < self.missed_at and self.dies_with is None
 
-    def is_dead(self, work: TurnRequest) -> bool:
-        return work.agent == "critic" and self.now < self.missed_at
+    def _seconds(self, work: TurnRequest) -> float:
+        return self.missed_at - self.now if self._is_dead(work) else 1.0
+
+    def _failure(self, work: TurnRequest) -> Exception | None:
+        if work.agent == self.dies_with:
+            self.dies_with = None
+            self.gone.update(self.segments)
+            return TurnLostError("its connection was closed", lacks_memory=False)
+        if self._is_dead(work):
+            return TurnLostError("its node is lost", lacks_memory=False)
+        return None
 
     def submit(self, work: TurnRequest, segments: Mapping[str, FakeSegment]) -> TurnHandle:
         handle = super().submit(work, segments)
@@ -221,7 +267,21 @@ class SilentNode(FakeRuntime):
 
 def test_a_reader_that_finds_a_dead_writer_waits_until_it_is_missed() -> None:
     """It does not use up its attempts meanwhile, nor are the turns repeated that have results."""
-    runtime = SilentNode()
+    runtime = SilentNode(of="critic")
     answers, failures = run_all(runtime, CHAIN, make_questions(6))
     assert (len(answers), failures) == (6, [])
     assert turns_of(runtime, 0) == {"planner": 1, "critic": 2, "judger": 2}
+
+
+def test_readers_that_find_a_lost_node_one_after_another_do_not_split_their_batch() -> None:
+    """The last agent's actor is missed at once, the first one's later; those between read from its node meanwhile."""
+    chain = topology(
+        agent("planner"),
+        agent("critic", "planner"),
+        agent("refiner", "planner", "critic"),
+        agent("judger", "planner", "critic", "refiner", thinks="text"),
+    )
+    runtime = SilentNode(of="planner", missed_at=30.0, dies_with="judger")
+    answers, failures = run_all(runtime, chain, make_questions(2))
+    assert failures == []
+    assert answers["q0"].answer.endswith("among q0 q1")
