@@ -9,9 +9,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 _ABOUT_NUMBERS: Final = ("int_", "float_", "greater_than", "less_than", "finite_number")
-_SUBJECT: Final = re.compile(r"^(?:Input|List|String|Dictionary|Value) should ")
+_SUBJECT: Final = re.compile(r"^(?:Input|List|Tuple|String|Dictionary|Value) should ")
 _LIMITS: Final = ("ge", "gt", "le", "lt")
 _FORMS: Final = {
+    "missing": "it is missing",
     "bool_parsing": "it must be true or false",
     "bool_type": "it must be true or false",
     "string_type": "it must be text",
@@ -19,12 +20,13 @@ _FORMS: Final = {
 
 
 def expected_form(error: ErrorDetails, field: FieldInfo | None = None) -> str:
-    """Return `it must be …` for an error of pydantic. For a number it names all limits of the `field`, of which the
-    error has at most one, and without the field those that the error has."""
+    """Return `it must be …`, or `it is missing`, for an error of pydantic. For a number it names all limits of the
+    `field`, of which the error has at most one, and without the field those that the error has."""
     kind = error["type"]
     if kind.startswith(_ABOUT_NUMBERS):
         return f"it must be {_number_form(error, field)}"
-    return _FORMS.get(kind) or _SUBJECT.sub("it must ", error["msg"].removeprefix("Value error, "))
+    said = error["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    return _FORMS.get(kind) or _SUBJECT.sub("it must ", said)
 
 
 def field_at(model: type[BaseModel], place: Sequence[str | int]) -> FieldInfo | None:

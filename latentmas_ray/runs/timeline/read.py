@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from latentmas_ray.errors import JournalError
+from latentmas_ray.expected import expected_form
 from latentmas_ray.runs.folder import read_file, read_json
 from latentmas_ray.runs.timeline.clocks import NodeClock, NodeClocks
 from latentmas_ray.runs.timeline.recorder import TIMELINE_NAME
@@ -22,6 +23,8 @@ from latentmas_ray.runs.timeline.rows import (
     StartRow,
     TurnRow,
 )
+
+_NO_EVENT = "it is not an event of a run; remove the line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ def read_timeline(folder: Path) -> RunTimeline | None:
     """Return the timeline of an output folder; None if it has none, as of an older version. A last line that is not
     complete, as of a killed run, is ignored.
 
-    Raises JournalError with `FILE:LINE` for a line that no run wrote, and OSError.
+    Raises JournalError with `FILE:LINE`, and the field if only one of them is wrong, for a line that no run wrote, and
+    OSError.
     """
     path = folder / TIMELINE_NAME
     if not path.exists():
@@ -67,9 +71,19 @@ def _decode(line: bytes, place: str) -> Row:
         if isinstance(row, TurnRow) and not (row.questions and len(row.question_spans) in (0, len(row.questions))):
             raise ValueError("it does not say whose spans these are")
         return row
-    except (ValidationError, ValueError, TypeError, RecursionError):
-        shown = line.decode(errors="replace")
-        raise JournalError(place, shown, "it is not an event of a run; remove the line") from None
+    except ValidationError as error:
+        raise _field_error(error, line, place) from None
+    except (ValueError, TypeError, RecursionError):
+        raise JournalError(place, line.decode(errors="replace"), _NO_EVENT) from None
+
+
+def _field_error(error: ValidationError, line: bytes, place: str) -> JournalError:
+    first = error.errors(include_url=False)[0]
+    path = first["loc"][1:]  # after the event
+    if not path:
+        return JournalError(place, line.decode(errors="replace"), _NO_EVENT)
+    value = "nothing" if first["type"] == "missing" else first["input"]
+    return JournalError(f"{place}: {'.'.join(map(str, path))}", value, f"{expected_form(first)}; remove the line")
 
 
 def _spans_of(turn: TurnRow) -> tuple[tuple[SpanRow, ...], ...]:

@@ -70,7 +70,7 @@ def _api_error(errors: Sequence[ErrorDetails], model: type[ApiModel]) -> ApiErro
         return ApiError(400, f"{param}: it must be given{more}", param, "missing_parameter")
     if kind == "extra_forbidden":
         return bad_field(param, _shown(first["input"]), _known(loc, model) + more, _UNKNOWN)
-    expected = expected_form(first, field_at(model, loc)).replace(" after validation", "") + more
+    expected = expected_form(first, field_at(model, loc)) + more
     return bad_field(param, _shown(first["input"]), expected, kind if kind == UNSUPPORTED else "invalid_value")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,27 @@ def test_what_no_run_writes_is_told_with_its_line(row: Any, tmp_path: Path) -> N
     with pytest.raises(JournalError, match=r"timeline\.jsonl:2") as caught:
         read_timeline(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"seen_at": -1}, "seen_at: got '-1'; it must be a number of at least 0"),
+        ({"spans": [["dream", ZERO, ZERO + 1]]}, "spans.0.0: got 'dream'; it must be 'wait', 'absorb'"),
+        ({"spans": [["think", ZERO]]}, "spans.0.2: got 'nothing'; it is missing"),
+        ({"spans": [["think", ZERO, ZERO, 1]]}, "it must have at most 3 items, not 4"),
+        ({"reads": [{}]}, "reads.0.source: got 'nothing'; it is missing"),
+        ({"prompt_tokens": 1.5}, "prompt_tokens: got '1.5'; it must be a whole number"),
+    ],
+    ids=str,
+)
+def test_a_field_that_is_wrong_is_told(fields: dict[str, Any], told: str, tmp_path: Path) -> None:
+    row = {**turn("planner", ["a"], ("think", 0.0, 1.0)), **fields}
+    (tmp_path / TIMELINE_NAME).write_text(json.dumps(start()) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(JournalError, match=rf"timeline\.jsonl:2: {re.escape(next(iter(fields)))}") as caught:
+        read_timeline(tmp_path)
+    assert told in str(caught.value)
+    assert str(caught.value).endswith("; remove the line")
 
 
 def test_a_run_of_an_older_version_has_none(tmp_path: Path) -> None:
