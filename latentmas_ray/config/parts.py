@@ -45,7 +45,7 @@ from latentmas_ray.units import parse_bytes
 EMBEDDED_MODEL = "tiny"  # the default
 EMBEDDED_MODELS = EMBEDDED_MODEL, "small", "tiny-latent"  # trained for `chain` and `notes`
 # Fields that are, or may be, files or folders of this machine.
-PATH_FIELDS = ("model", "task", "topology", "output", "save_memory", "decide_accuracies", "translation")
+PATH_FIELDS = ("model", "task", "topology", "output", "save_memory", "decide_accuracies", "translation", "hardware")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
 MAX_DRIVERS = 64

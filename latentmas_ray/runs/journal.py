@@ -278,7 +278,8 @@ class Journal:
         values = self._config.model_dump() | ({"pinned": self._pinned} if self._pinned else {})
         if self._config.output is not None:
             values["output"] = hide_password(self._config.output)
-        if any(_is_relative_file(getattr(self._config, name)) for name in PATH_FIELDS):
+        names = [*(getattr(self._config, name) for name in PATH_FIELDS), *self._config.models.values()]
+        if any(map(_is_relative_file, names)):
             values[STARTED_IN] = str(Path.cwd())
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -46,8 +46,9 @@ class FilePlaces:
             found["model"] = self._find_model("model", model)
         if models := fields.get("models"):
             found["models"] = {agent: self._find_model(f"models: {agent}", own) for agent, own in models.items()}
-        if (translation := fields.get("translation")) is not None:
-            found["translation"] = self.find("translation", translation)
+        for field in ("translation", "decide_accuracies"):
+            if (name := fields.get(field)) is not None:
+                found[field] = self.find(field, name)
         if hardware is not None and hardware.endswith(".json"):
             found["hardware"] = self.find("hardware", hardware)
         return found

@@ -10,7 +10,9 @@ import yaml
 
 from latentmas_ray import LatentMAS, Topology
 from latentmas_ray.cli.main import main
+from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.runs.journal import Journal
 from latentmas_ray.system.settings import read_config_file
 
 SMALL = ["--runtime", "local", "--task", "notes", "--limit", "2", "--batch-size", "2", "--latent-steps", "2"]
@@ -168,6 +170,28 @@ def test_relative_files_are_found_where_the_run_was_started(
     with pytest.raises(ConfigError, match=r"task: got 'q.jsonl'; it is not here, nor in .*work, where the run was"):
         read_config_file(elsewhere / "run")
     assert "task" not in read_config_file(elsewhere / "run", ["task"]).fields
+
+
+@pytest.mark.parametrize("field", ["task", "models", "translation", "decide_accuracies", "hardware"])
+def test_every_field_that_names_a_file_finds_it_where_the_run_was_started(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    work.mkdir()
+    elsewhere.mkdir()
+    (work / "here.json").write_text("{}")
+    named: Any = {"answerer": "here.json"} if field == "models" else "here.json"
+    more = {"decides": "ow"} if field == "decide_accuracies" else {}
+    monkeypatch.chdir(work)
+    folder = tmp_path / "run"
+    Journal.open(folder, make_config({"task": "notes", field: named, **more}), []).close()
+    monkeypatch.chdir(elsewhere)
+    found = read_config_file(folder).fields[field]
+    assert found == ({"answerer": str(work / "here.json")} if field == "models" else str(work / "here.json"))
+    (work / "here.json").unlink()
+    if field != "models":  # a name on the hub, perhaps
+        with pytest.raises(ConfigError, match=f"{field}: got 'here.json'; it is not here, nor in .*work, where"):
+            read_config_file(folder)
 
 
 def test_a_topology_of_python_is_copied_and_a_changed_built_in_one_is_told(tmp_path: Path) -> None:
