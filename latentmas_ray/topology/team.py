@@ -25,10 +25,18 @@ class Team:
     """The model of each agent of a topology, in topological order."""
 
     by_agent: Mapping[str, AgentModel]
+    translation: str | None = None  # where the trained maps of thoughts are, as it was given; None: there are none
 
     @classmethod
     def of(
-        cls, topology: Topology, *, model: str, models: Mapping[str, str], dtype: str = "auto", revision: str | None
+        cls,
+        topology: Topology,
+        *,
+        model: str,
+        models: Mapping[str, str],
+        dtype: str = "auto",
+        revision: str | None,
+        translation: str | None = None,
     ) -> "Team":
         """Return the team of a run: `model`, `dtype` and `revision` are those of agents without their own. A model of
         an agent's own has no revision."""
@@ -36,7 +44,7 @@ class Team:
         for agent in topology.agents:
             own = models.get(agent.name, agent.model) or model
             found[agent.name] = AgentModel(own, agent.dtype or dtype, revision or "" if own == model else "")
-        return cls(found)
+        return cls(found, translation)
 
     @property
     def models(self) -> tuple[AgentModel, ...]:
@@ -90,7 +98,8 @@ def describe_translations(topology: Topology, foreign: Mapping[str, Mapping[str,
             writers.setdefault(model, []).append(writer)
         own = team.by_agent[agent.name].name if writers else ""
         for model, names in writers.items():
-            change = f"translated from {model} to {own} and recomputed"
+            trained = "" if team.translation is None else f" by the trained map in {team.translation},"
+            change = f"translated from {model} to {own}{trained} and recomputed"
             if model == own:
                 change = f"recomputed by {own} in another dtype"
             yield f"{', '.join(names)} → {agent.name}: memory is {change}"

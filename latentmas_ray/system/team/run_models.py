@@ -181,7 +181,14 @@ class RunModels:
 
 def team_of(config: RunConfig, topology: Topology) -> Team:
     """Return the models of the agents of a topology."""
-    return Team.of(topology, model=config.model, models=config.models, dtype=config.dtype, revision=config.revision)
+    return Team.of(
+        topology,
+        model=config.model,
+        models=config.models,
+        dtype=config.dtype,
+        revision=config.revision,
+        translation=config.translation,
+    )
 
 
 def dims_of_model(model: "str | GivenModel", revision: str | None) -> ModelDims:

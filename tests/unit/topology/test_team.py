@@ -1,5 +1,7 @@
 """Which agent has which model, and over which links memory is translated."""
 
+from dataclasses import replace
+
 import pytest
 
 from latentmas_ray.errors import ConfigError, TopologyError
@@ -37,6 +39,8 @@ def test_links_between_models() -> None:
         "root → left: memory is translated from tiny to other and recomputed",
         "left → end: memory is translated from other to tiny and recomputed",
     ]
+    (line, _) = describe_translations(DIAMOND, foreign, replace(team, translation="maps/a.safetensors"))
+    assert line.endswith("translated from tiny to other by the trained map in maps/a.safetensors, and recomputed")
 
 
 def test_agents_with_one_model_need_no_other() -> None:
