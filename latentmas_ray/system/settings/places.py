@@ -49,7 +49,7 @@ class FilePlaces:
         for field in ("translation", "decide_accuracies"):
             if (name := fields.get(field)) is not None:
                 found[field] = self.find(field, name)
-        if hardware is not None and hardware.endswith(".json"):
+        if hardware is not None and hardware.lower().endswith(".json"):
             found["hardware"] = self.find("hardware", hardware)
         return found
 

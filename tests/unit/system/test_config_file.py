@@ -176,21 +176,21 @@ def test_relative_files_are_found_where_the_run_was_started(
 def test_every_field_that_names_a_file_finds_it_where_the_run_was_started(
     field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    work, elsewhere, name = tmp_path / "work", tmp_path / "elsewhere", "Here.JSON"
     work.mkdir()
     elsewhere.mkdir()
-    (work / "here.json").write_text("{}")
-    named: Any = {"answerer": "here.json"} if field == "models" else "here.json"
+    (work / name).write_text("{}")
+    named: Any = {"answerer": name} if field == "models" else name
     more = {"decides": "ow"} if field == "decide_accuracies" else {}
     monkeypatch.chdir(work)
     folder = tmp_path / "run"
     Journal.open(folder, make_config({"task": "notes", field: named, **more}), []).close()
     monkeypatch.chdir(elsewhere)
     found = read_config_file(folder).fields[field]
-    assert found == ({"answerer": str(work / "here.json")} if field == "models" else str(work / "here.json"))
-    (work / "here.json").unlink()
+    assert found == ({"answerer": str(work / name)} if field == "models" else str(work / name))
+    (work / name).unlink()
     if field != "models":  # a name on the hub, perhaps
-        with pytest.raises(ConfigError, match=f"{field}: got 'here.json'; it is not here, nor in .*work, where"):
+        with pytest.raises(ConfigError, match=f"{field}: got '{name}'; it is not here, nor in .*work, where"):
             read_config_file(folder)
 
 
