@@ -26,13 +26,14 @@ from latentmas_ray.stats import accuracy_interval, compare_paired
 
 STEPS = (0, 5, 10, 20, 40, 80)
 MAIN, BEFORE = "text", "tiny"
+_HALF = "half"
 _LEAST_QUESTIONS, _MAX_QUESTIONS = 2, 1000  # `deranged` needs another one; the tasks have so many
 _FEW_STEPS = (10, 40)
 _NO_AIM = ThinkingMix(aim="none")
 _TRAININGS: Mapping[str, ThoughtTraining] = {
     MAIN: ThoughtTraining(num_steps=600, num_taught=120),
-    # What each part is for: each lacks one thing, and is as long as half of the main training.
-    "half": ThoughtTraining(num_steps=300, num_taught=60),
+    # What each part is for: each lacks one thing of `half`, which is half as long as the main training.
+    _HALF: ThoughtTraining(num_steps=300, num_taught=60),
     "brief": ThoughtTraining(num_steps=300, num_taught=60, taught=(6, 8, 12, 20), mix=ThinkingMix(aim="brief")),
     "answers-alone": ThoughtTraining(num_steps=300, mix=_NO_AIM, losses=LossWeights(aim=0.0)),
     "no-gradient": ThoughtTraining(num_steps=300, num_taught=60, depth=0),
@@ -150,6 +151,9 @@ def _differences(judged: Sequence[StudyRow]) -> StudyTable:
         }
         if memory in ("deranged", "none"):
             bases = {name: base for name, base in bases.items() if "after" in name}
+        part, _, seed = who.rpartition("-")
+        if part in _TRAININGS and part not in (MAIN, _HALF):
+            bases[f"{memory}, {who} − {_HALF}-{seed}"] = (f"{_HALF}-{seed}", task, memory, steps)
         if memory != "matched":
             bases = {name: base for name, base in bases.items() if name[:2] != "P:"}
         for name, base in bases.items():

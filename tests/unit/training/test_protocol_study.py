@@ -185,6 +185,8 @@ def rows() -> Sequence[StudyRow]:
         judged("text-1", "matched", {"0": "11110000", "40": "11111110"}),
         judged("text-1", "deranged", {"40": "10000000"}),
         judged("text-1", "none", {"0": "10000001"}),
+        judged("half-1", "deranged", {"40": "11110000"}),
+        judged("no-guard-1", "deranged", {"40": "10000000"}),
     ]
 
 
@@ -196,6 +198,8 @@ def test_the_tables_have_every_accuracy_and_the_paired_differences() -> None:
         ["text-1", "matched"],
         ["text-1", "deranged"],
         ["text-1", "none"],
+        ["half-1", "deranged"],
+        ["no-guard-1", "deranged"],
     ]
     assert str(notes.rows[0][2]).startswith("50.0 [")
     assert notes.rows[2][2] == "–"
@@ -206,6 +210,10 @@ def test_the_tables_have_every_accuracy_and_the_paired_differences() -> None:
     assert found["text-1", 40, "P: matched − deranged"] == "+75.0"
     assert found["text-1", 40, "G: matched − none"] == "+62.5"
     assert found["text-1", 40, "matched, 40 − 0 steps"] == "+37.5"
+    assert {row[3]: row[4] for row in differences.rows if row[0] in ("half-1", "no-guard-1")}.keys() == {
+        "deranged, no-guard-1 − half-1"
+    }
+    assert found["no-guard-1", 40, "deranged, no-guard-1 − half-1"] == "-37.5"
     assert found["tiny", 40, "matched, 40 − 0 steps"] == "-25.0"
 
 
