@@ -8,7 +8,7 @@ from typing import Any
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.scheduler.protocol import TurnHandle
-from latentmas_ray.scheduler.retry import RetryState, TurnFailure, TurnLoss
+from latentmas_ray.scheduler.retry import RetryState, TurnFailure
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent
@@ -44,7 +44,8 @@ class BatchState:
         """
         self.retry = retry
         self.batch = retry.batch
-        self._losses: Counter[TurnLoss] = Counter()  # of turns that may have killed their actor, or lacked their memory
+        # By agent and whether they lacked memory: turns that did, and turns that may have killed their actor.
+        self._losses: Counter[tuple[str, bool]] = Counter()
         self.lost_segments: set[str] = set()  # agents whose turns have results and whose segments are lost
         self.handles: dict[str, TurnHandle] = {}
         self.results: dict[str, TurnResult] = {}
@@ -196,9 +197,9 @@ class BatchState:
         return [self.handles.pop(name) for name in names]
 
     def count_losses(self, together: Iterable[TurnFailure]) -> int:
-        """Count turns that were lost together: the suspects among them, whichever of them is handled first. Returns the
-        most losses alike so far."""
-        self._losses.update({one.loss for one in together if one.is_suspect})
+        """Count the suspects among turns that were lost together. Returns the largest count so far of one agent, of
+        deaths of its actor or of missing memory."""
+        self._losses.update({(one.agent, one.lacks_memory) for one in together if one.is_suspect})
         return max(self._losses.values(), default=0)
 
     def mark_lost(self, handles: Set[TurnHandle]) -> None:

@@ -18,7 +18,6 @@ Questions that are answered, or left their batch earlier, are never tried again 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from latentmas_ray.errors import LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.scheduler.batch import Batch
@@ -37,8 +36,8 @@ class RetryState:
     runs_alone: bool = False  # while nothing else is in flight, so that a dead actor has died of it
 
     def can_resubmit_lost_turns(self, num_losses: int, max_losses: int) -> bool:
-        """Return whether lost turns are submitted again, after `num_losses` alike that the batch may have caused. The
-        limit is `max_losses` divided by the number of the attempt, and at least 1."""
+        """Return whether lost turns are submitted again, after `num_losses` of one agent and kind that the batch may
+        have caused. The limit is `max_losses` divided by the number of the attempt, and at least 1."""
         return num_losses <= max(1, max_losses // self.number)
 
     def after(
@@ -77,13 +76,6 @@ class RetryState:
         return [replace(self, batch=one, number=number, runs_alone=runs_alone) for one in self.batch.split()]
 
 
-class TurnLoss(NamedTuple):
-    """What a batch may cause again and again."""
-
-    agent: str
-    lacks_memory: bool  # else its actor died
-
-
 @dataclass(frozen=True, kw_only=True)
 class TurnFailure:
     """Why a turn has no result; holds no exception."""
@@ -94,11 +86,6 @@ class TurnFailure:
     lacks_memory: bool = False
     is_suspect: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)  # by question that can never fit: why
-
-    @property
-    def loss(self) -> TurnLoss:
-        """If it is one."""
-        return TurnLoss(self.agent, self.lacks_memory)
 
     @classmethod
     def of(cls, event: TurnFailed | TurnLost) -> "TurnFailure":

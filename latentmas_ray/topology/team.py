@@ -22,7 +22,7 @@ class AgentModel:
 
 @dataclass(frozen=True)
 class Team:
-    """The model of each agent of a topology, in topological order."""
+    """The model of each agent of a topology, in topological order, and where maps between them are."""
 
     by_agent: Mapping[str, AgentModel]
     translation: str | None = None  # where the trained maps of thoughts are, as it was given; None: there are none

@@ -174,7 +174,7 @@ def test_what_no_run_writes_is_told_with_its_line(row: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "named"),
     [
         ({"seen_at": -1}, "seen_at: got '-1'; it must be a number of at least 0"),
         ({"spans": [["dream", ZERO, ZERO + 1]]}, "spans.0.0: got 'dream'; it must be 'wait', 'absorb'"),
@@ -185,12 +185,12 @@ def test_what_no_run_writes_is_told_with_its_line(row: Any, tmp_path: Path) -> N
     ],
     ids=str,
 )
-def test_a_field_that_is_wrong_is_told(fields: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_an_error_names_the_wrong_field_of_its_line(fields: dict[str, Any], named: str, tmp_path: Path) -> None:
     row = {**turn("planner", ["a"], ("think", 0.0, 1.0)), **fields}
     (tmp_path / TIMELINE_NAME).write_text(json.dumps(start()) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(JournalError, match=rf"timeline\.jsonl:2: {re.escape(next(iter(fields)))}") as caught:
         read_timeline(tmp_path)
-    assert told in str(caught.value)
+    assert named in str(caught.value)
     assert str(caught.value).endswith("; remove the line")
 
 

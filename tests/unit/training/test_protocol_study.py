@@ -210,9 +210,7 @@ def test_the_tables_have_every_accuracy_and_the_paired_differences() -> None:
     assert found["text-1", 40, "P: matched − deranged"] == "+75.0"
     assert found["text-1", 40, "G: matched − none"] == "+62.5"
     assert found["text-1", 40, "matched, 40 − 0 steps"] == "+37.5"
-    assert {row[3]: row[4] for row in differences.rows if row[0] in ("half-1", "no-guard-1")}.keys() == {
-        "deranged, no-guard-1 − half-1"
-    }
+    assert not [row for row in differences.rows if row[0] == "half-1"]
     assert found["no-guard-1", 40, "deranged, no-guard-1 − half-1"] == "-37.5"
     assert found["tiny", 40, "matched, 40 − 0 steps"] == "-25.0"
 
